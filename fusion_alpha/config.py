@@ -1,0 +1,394 @@
+"""Configuration: conf/ (people) -> params.yaml (stages) -> typed `Config` (code).
+
+`make params` composes conf/ into params.yaml exactly as `dvc exp run` does; stages read params.yaml, take
+`key=value` overrides when run by hand, and refuse a key, type or range that the classes below do not allow.
+
+    python -m fusion_alpha.config             compose conf/ into params.yaml
+    python -m fusion_alpha.config --check     exit 1 when params.yaml is not what conf/ composes to
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fusion_alpha.errors import InputError
+
+PARAMS = Path("params.yaml")
+
+
+def _require(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise InputError(f"parameter {name} = {value!r}", rule=rule, remedy="change it in conf/ or with -S")
+
+
+@dataclass
+class LabConfig:
+    seed: int
+    first_session: str
+    last_session: str
+    n_tickers: int
+    n_news: int
+    delta: float
+    half_life_bars: float
+    contradiction_share: float
+    odd_rows: bool
+
+    def __post_init__(self) -> None:
+        _require(self.n_tickers >= 1, "data.lab.n_tickers", self.n_tickers, "at least 1")
+        _require(self.n_news >= 0, "data.lab.n_news", self.n_news, "at least 0")
+        _require(abs(self.delta) <= 1, "data.lab.delta", self.delta, "in [-1, 1] (standard deviations)")
+        _require(self.half_life_bars > 0, "data.lab.half_life_bars", self.half_life_bars, "positive (bars)")
+        _require(
+            0 < self.contradiction_share <= 0.3, "data.lab.contradiction_share", self.contradiction_share, "in (0, 0.3]"
+        )
+
+
+@dataclass
+class StocknetConfig:
+    archive: str | None
+    url: str
+    sha256: str | None
+    price_sha256: str | None
+    first_session: str
+    last_session: str
+
+
+@dataclass
+class CsvConfig:
+    folder: str | None
+
+
+@dataclass
+class YahooConfig:
+    timeout_s: float
+    tries: int
+
+
+@dataclass
+class DataConfig:
+    """A source and the roles of its rows; exactly the block that `source` names is present."""
+
+    source: str
+    simulated: bool
+    exchange: str
+    public: bool
+    dev_start: str
+    test_start: str
+    test_end: str
+    lab: LabConfig | None = None
+    stocknet: StocknetConfig | None = None
+    csv: CsvConfig | None = None
+    yahoo: YahooConfig | None = None
+
+    def __post_init__(self) -> None:
+        sources = ("lab", "stocknet", "csv", "yahoo")
+        _require(self.source in sources, "data.source", self.source, f"one of {', '.join(sources)}")
+        _require(
+            getattr(self, self.source) is not None, f"data.{self.source}", None, "the source's own block is present"
+        )
+        _require(
+            self.dev_start < self.test_start < self.test_end,
+            "data.dev_start, test_start, test_end",
+            (self.dev_start, self.test_start, self.test_end),
+            "ascending dates",
+        )
+
+
+@dataclass
+class TextConfig:
+    name: str
+    path: str | None
+    sha256: str | None
+    head: str | None
+    dim: int
+    engine: str
+    precision: str
+    max_tokens: int
+    batch_size: int
+    threads: int
+
+    def __post_init__(self) -> None:
+        _require(self.name in ("minilm", "finbert", "stub"), "text.name", self.name, "minilm, finbert or stub")
+        _require(8 <= self.max_tokens <= 512, "text.max_tokens", self.max_tokens, "in [8, 512]")
+        _require(self.batch_size >= 1, "text.batch_size", self.batch_size, "at least 1")
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    use_text: bool
+    use_technical: bool
+    use_contradiction: bool
+    fusion: str
+    severity_gate: bool
+    width: int
+    heads: int
+    news_tokens: int
+    sessions: int
+    news_lookback_bars: int
+    dropout: float
+
+    def __post_init__(self) -> None:
+        _require(
+            self.fusion in ("none", "concat", "attention"), "model.fusion", self.fusion, "none, concat or attention"
+        )
+        _require(self.use_text or self.use_technical, "model.use_text", False, "a model needs text or technical tokens")
+        _require(self.width % self.heads == 0, "model.width", self.width, "a multiple of model.heads")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+
+
+@dataclass
+class TargetConfig:
+    name: str
+    session_rule: str
+    news_delay_s: float
+    decision_delay_s: float
+
+    def __post_init__(self) -> None:
+        _require(self.name in ("next_open", "stocknet"), "target.name", self.name, "next_open or stocknet")
+        _require(
+            self.session_rule in ("cutoff", "utc_date"), "target.session_rule", self.session_rule, "cutoff or utc_date"
+        )
+        _require(self.news_delay_s >= 0, "target.news_delay_s", self.news_delay_s, "at least 0 (seconds)")
+        _require(self.decision_delay_s >= 0, "target.decision_delay_s", self.decision_delay_s, "at least 0 (seconds)")
+
+
+@dataclass
+class StrategyConfig:
+    name: str
+    allow_short: bool
+    edge_min: float
+    vol_target: float
+    max_weight: float
+    max_gross: float
+    commission_bps: float
+    half_spread_bps: float
+    slippage_bps: float
+    borrow_bps: float
+
+    def __post_init__(self) -> None:
+        for name in ("vol_target", "max_weight", "max_gross"):
+            _require(getattr(self, name) > 0, f"strategy.{name}", getattr(self, name), "positive")
+        for name in ("commission_bps", "half_spread_bps", "slippage_bps", "borrow_bps"):
+            _require(getattr(self, name) >= 0, f"strategy.{name}", getattr(self, name), "at least 0 (bps)")
+
+    @property
+    def side_cost_bps(self) -> float:
+        """Cost of trading one unit of value once, in bps."""
+        return self.commission_bps + self.half_spread_bps + self.slippage_bps
+
+
+@dataclass
+class CleanConfig:
+    max_rejected_share: float
+    news_after_end_days: int
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.max_rejected_share <= 1, "clean.max_rejected_share", self.max_rejected_share, "in [0, 1]")
+
+
+@dataclass
+class TechnicalConfig:
+    warmup_bars: int
+    workers: int
+
+
+@dataclass
+class ContradictionConfig:
+    half_life_hours: float
+    window_bars: int
+    shrink_weight: float
+    clip_z: float
+    null_model: str
+    null_sessions: int
+    n_paths: int
+    seed: int
+    tau_over: float
+    tau_under: float
+    severity_bars: int
+
+    def __post_init__(self) -> None:
+        _require(
+            self.null_model in ("signflip", "gaussian"),
+            "contradiction.null_model",
+            self.null_model,
+            "signflip or gaussian",
+        )
+        _require(self.half_life_hours > 0, "contradiction.half_life_hours", self.half_life_hours, "positive (hours)")
+        for name in ("tau_over", "tau_under"):
+            _require(getattr(self, name) > 0, f"contradiction.{name}", getattr(self, name), "positive")
+
+
+@dataclass
+class TrainConfig:
+    seed: int
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    beta: float
+    patience: int
+    threads: int
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "threads"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _require(self.lr > 0, "train.lr", self.lr, "positive")
+        _require(self.device in ("cpu", "cuda"), "train.device", self.device, "cpu or cuda")
+
+
+@dataclass
+class PredictConfig:
+    mc_samples: int
+
+    def __post_init__(self) -> None:
+        even = self.mc_samples >= 2 and self.mc_samples % 2 == 0
+        _require(even, "predict.mc_samples", self.mc_samples, "even, at least 2 (antithetic pairs)")
+
+
+@dataclass
+class EvaluateConfig:
+    seed: int
+    bootstrap_samples: int
+    block_sessions: int
+    confidence: float
+
+
+@dataclass
+class Config:
+    """Everything that a stage may read; see the comments in conf/ for units and meaning."""
+
+    interval: str
+    tickers: list[str]
+    start: str | None
+    end: str | None
+    hypothesis: str
+    data: DataConfig
+    text: TextConfig
+    model: ModelConfig
+    target: TargetConfig
+    strategy: StrategyConfig
+    clean: CleanConfig
+    technical: TechnicalConfig
+    contradiction: ContradictionConfig
+    train: TrainConfig
+    predict: PredictConfig
+    evaluate: EvaluateConfig
+
+    def __post_init__(self) -> None:
+        pattern = re.fullmatch(r"1d|[1-9]\d*m", self.interval)
+        _require(pattern is not None, "interval", self.interval, "1d, or minutes as 1m, 5m")
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            _require(value is None or is_date(value), name, value, "a date as YYYY-MM-DD, or null")
+
+    @property
+    def bar_minutes(self) -> int | None:
+        """Minutes of one bar; None for daily bars."""
+        return None if self.interval == "1d" else int(self.interval[:-1])
+
+
+def is_date(value: str) -> bool:
+    return re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", value) is not None
+
+
+def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
+    """Read params.yaml, apply `key=value` overrides, check keys, types and ranges.
+
+    Raises InputError for a missing file, an unknown or missing key, a wrong type or a value out of range.
+    """
+    if not params.exists():
+        raise InputError("no such file", file=params, remedy="run `make params` in the repository's root")
+    plain = cast(DictConfig, OmegaConf.load(params))
+    OmegaConf.set_struct(plain, True)
+    for override in overrides or []:
+        if "=" not in override:
+            raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
+        key, value = override.split("=", 1)
+        if OmegaConf.select(plain, key, throw_on_missing=False) is None and not _has(plain, key):
+            raise InputError(f"unknown parameter {key!r}", rule=f"a key of {params}", remedy=_nearest(key, plain))
+        OmegaConf.update(plain, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+    return typed(plain, source=str(params))
+
+
+def typed(plain: DictConfig, source: str = "params") -> Config:
+    """Turn a composed configuration into `Config`; InputError names the key that does not fit."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), plain)
+        missing = OmegaConf.missing_keys(merged)
+        if missing:
+            raise InputError(f"missing parameter {sorted(missing)[0]!r}", file=source, remedy="run `make params`")
+        return cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or getattr(error, "key", None)
+        raise InputError(
+            f"parameter {key!r}: {str(error).splitlines()[0]}",
+            file=source,
+            rule="keys and types are those of fusion_alpha/config.py",
+            remedy="correct it in conf/ and run `make params`",
+        ) from None
+
+
+def _has(plain: DictConfig, key: str) -> bool:
+    node: Any = plain
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        node = node._get_node(part)
+    return True
+
+
+def _nearest(key: str, plain: DictConfig) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, leaves(plain), n=1)
+    return f"did you mean {close[0]}?" if close else "see params.yaml for the keys that exist"
+
+
+def leaves(node: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all leaves of a configuration."""
+    if is_dataclass(node):
+        node = {item.name: getattr(node, item.name) for item in fields(node)}
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node)
+    if not isinstance(node, dict):
+        return [prefix]
+    return [leaf for name, child in node.items() for leaf in leaves(child, f"{prefix}.{name}" if prefix else name)]
+
+
+def compose(into: Path, overrides: list[str] | None = None) -> None:
+    """Write what conf/ composes to, through the function that `dvc exp run` itself calls."""
+    from dvc.utils.hydra import compose_and_dump
+
+    compose_and_dump(into, str(Path("conf").resolve()), None, "config", str(Path.cwd()), overrides or [])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion_alpha.config", description="Compose conf/ into params.yaml."
+    )
+    parser.add_argument("--check", action="store_true", help="only compare; exit 1 when they differ")
+    parser.add_argument("overrides", nargs="*", help="as for -S: data=stocknet train.epochs=3")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        compose(PARAMS, arguments.overrides)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        composed = Path(folder) / "params.yaml"
+        compose(composed, arguments.overrides)
+        if composed.read_bytes() == PARAMS.read_bytes():
+            return 0
+    sys.stderr.write("params.yaml is not what conf/ composes to; run `make params` and commit both\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""How a stage starts and ends: quiet libraries, configuration, log, clear errors, time and memory."""
+
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from fusion_alpha.config import Config, load
+from fusion_alpha.errors import InputError
+
+# Nothing that we ship calls home; a library that tries would stall where there is no network.
+QUIET = {
+    "DVC_NO_ANALYTICS": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+console = Console(stderr=True)
+
+
+def root() -> Path:
+    """The main checkout, also from DVC's temporary folders: home of the tracking database and the caches."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def set_up(name: str) -> logging.Logger:
+    """Quiet the libraries, send the log to the terminal's error stream; returns the logger `name`."""
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    handler = RichHandler(console=console, show_path=False, show_level=True, omit_repeated_times=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    logging.getLogger("fusion_alpha").setLevel(logging.INFO)
+    logging.getLogger("stages").setLevel(logging.INFO)
+    return logging.getLogger(f"stages.{name}")
+
+
+def run(main: Callable[[Config], None]) -> None:
+    """Run a stage's `main(cfg)` with params.yaml and the command line's key=value overrides.
+
+    Exits with status 2 after an InputError, its message on the error stream without a traceback.
+    """
+    name = Path(sys.argv[0]).stem
+    log = set_up(name)
+    started = time.monotonic()
+    try:
+        cfg = load(sys.argv[1:])
+        if cfg.data.simulated:
+            log.info("%s: SIMULATED data (%s)", name, cfg.data.source)
+        main(cfg)
+    except InputError as error:
+        console.print(f"[bold red]{name} stopped[/]", highlight=False)
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    log.info("%s: %.1f s, peak memory %d MiB", name, time.monotonic() - started, max(own, workers) // 1024)

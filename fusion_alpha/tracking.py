@@ -1,0 +1,253 @@
+"""The record of every training and every test in MLflow: one experiment per data source, one run per training.
+
+The database is mlflow.db at `stage.root()`, the artifacts stand beside it; DVC knows neither, because both hold
+times and identifiers of runs. Nothing here leaves the machine, and no model is logged: the checkpoint is DVC's.
+
+MLflow takes seconds to import, so it is imported inside functions.
+"""
+
+import hashlib
+import logging
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from fusion_alpha import files, stage
+from fusion_alpha.config import Config
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+log = logging.getLogger(__name__)
+
+INPUTS = (Path("data/processed"), Path("data/features"))  # layers that a training reads
+_BATCH = 1000  # MLflow's limit of metrics a call
+_LOCK_S = 120.0
+
+
+class TrainingRun:
+    """A run that is open; `training_run` makes it and closes it."""
+
+    def __init__(self, client: "MlflowClient", run_id: str, cfg: Config) -> None:
+        self.id = run_id
+        self._client = client
+        self._cfg = cfg
+
+    def log_curves(self, curves: pd.DataFrame) -> None:
+        """Log one metric per column and epoch; a column `epoch` gives the steps, else rows count from 0.
+
+        Missing values are left out, e.g. of a loss that is computed every other epoch.
+        """
+        from mlflow.entities import Metric
+
+        steps = curves["epoch"] if "epoch" in curves else pd.RangeIndex(len(curves))
+        now = _now_ms()
+        points = [
+            Metric(str(name), float(value), now, int(step))
+            for name in curves.columns.drop("epoch", errors="ignore")
+            for step, value in zip(steps, curves[name], strict=True)
+            if np.isfinite(value)
+        ]
+        for start in range(0, len(points), _BATCH):
+            self._client.log_batch(self.id, metrics=points[start : start + _BATCH])
+
+    def finish(self, model_id: str, metrics: Mapping[str, Any], artifacts: Sequence[Path] = ()) -> None:
+        """Name the checkpoint that came out, with its final numbers and its files (or folders)."""
+        name = _experiment_name() or f"{self._cfg.model.name}-{model_id}"
+        _log(self._client, self.id, metrics, {"model_id": model_id, "mlflow.runName": name}, artifacts)
+
+
+@contextmanager
+def training_run(cfg: Config) -> Iterator[TrainingRun]:
+    """Open a run for one training: parameters and tags at once, FAILED when the body raises or is interrupted.
+
+    A run whose process was killed is marked FAILED by the next training on the same machine.
+    """
+    client, experiment = _open(cfg)
+    _close_orphans(client, experiment)
+    tags = _tags(cfg) | {"process": _process()}
+    run = client.create_run(experiment, run_name=_experiment_name() or cfg.model.name, tags=tags)
+    run_id = run.info.run_id
+    _log_params(client, run_id, cfg)
+    try:
+        yield TrainingRun(client, run_id, cfg)
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def record_evaluation(cfg: Config, model_id: str, metrics: Mapping[str, Any], artifacts: Sequence[Path] = ()) -> str:
+    """Attach test metrics, as `test/NAME`, to the run of this model, configuration and experiment; returns its id.
+
+    DVC trains a configuration once and may then take the checkpoint from its cache, or evaluate it under other
+    parameters. Then no such run exists and one is made, tagged `reconciled` and, where it is known, `trained_in`.
+    Doing it again changes nothing.
+    """
+    client, experiment = _open(cfg)
+    trained = client.search_runs([experiment], f"tags.model_id = '{model_id}'", order_by=["attributes.start_time DESC"])
+    tags = _tags(cfg)
+    same = [run for run in trained if all(run.data.tags.get(key) == tags[key] for key in ("config", "dvc.exp_name"))]
+    named = {f"test/{name}": value for name, value in metrics.items()}
+    if same:
+        _log(client, same[0].info.run_id, named, {}, artifacts)
+        return str(same[0].info.run_id)
+    tags |= {"model_id": model_id, "reconciled": "true"}
+    tags |= {"trained_in": trained[-1].info.run_id} if trained else {}
+    name = _experiment_name() or f"{cfg.model.name}-{model_id}"
+    run_id = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+    _log_params(client, run_id, cfg)
+    _log(client, run_id, named, {}, artifacts)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def prepare() -> str:
+    """Create the tracking database where there is none and return its URI; safe from many processes at once."""
+    os.environ.update({key: value for key, value in stage.QUIET.items() if key not in os.environ})
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    uri = f"sqlite:///{stage.root() / 'mlflow.db'}"
+    with _lock():
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    return uri
+
+
+def _lock() -> FileLock:
+    return FileLock(stage.root() / "mlflow.db.lock", timeout=_LOCK_S)
+
+
+def _open(cfg: Config) -> "tuple[MlflowClient, str]":
+    uri = prepare()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    name = cfg.data.source
+    with _lock():
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return client, str(found.experiment_id)
+        folder = stage.root() / "mlartifacts" / name
+        return client, str(client.create_experiment(name, artifact_location=folder.as_uri()))
+
+
+def _log_params(client: "MlflowClient", run_id: str, cfg: Config) -> None:
+    from mlflow.entities import Param
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
+
+    params = [Param(key, value[:MAX_PARAM_VAL_LENGTH]) for key, value in flatten(cfg).items()]
+    for start in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
+        client.log_batch(run_id, params=params[start : start + MAX_PARAMS_TAGS_PER_BATCH])
+
+
+def _log(
+    client: "MlflowClient",
+    run_id: str,
+    metrics: Mapping[str, Any],
+    tags: Mapping[str, str],
+    artifacts: Sequence[Path],
+) -> None:
+    """Log the finite numbers that differ from what the run already holds; a repetition adds no history."""
+    from mlflow.entities import Metric, RunTag
+
+    known = client.get_run(run_id).data.metrics
+    now = _now_ms()
+    finite = {name: float(value) for name, value in metrics.items() if value is not None and np.isfinite(value)}
+    points = [Metric(name, value, now, 0) for name, value in finite.items() if known.get(name) != value]
+    client.log_batch(run_id, metrics=points[:_BATCH], tags=[RunTag(key, value) for key, value in tags.items()])
+    for start in range(_BATCH, len(points), _BATCH):
+        client.log_batch(run_id, metrics=points[start : start + _BATCH])
+    for path in artifacts:
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), artifact_path=path.name)
+        else:
+            client.log_artifact(run_id, str(path))
+
+
+def flatten(cfg: Config) -> dict[str, str]:
+    """Configuration -> {dotted key: value as text}, absent blocks left out."""
+
+    def walk(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, dict):
+            for name, child in node.items():
+                yield from walk(child, f"{prefix}.{name}" if prefix else name)
+        else:
+            yield prefix, str(node)
+
+    absent = {f"data.{block}" for block in ("lab", "stocknet", "csv", "yahoo") if getattr(cfg.data, block) is None}
+    return {key: value for key, value in walk(asdict(cfg), "") if key not in absent}
+
+
+def _tags(cfg: Config) -> dict[str, str]:
+    commit, dirty = _git()
+    return {
+        "dvc.exp_name": _experiment_name() or "workspace",
+        "git.commit": commit,
+        "git.dirty": dirty,
+        "config": hashlib.sha256(repr(sorted(flatten(cfg).items())).encode()).hexdigest()[:16],
+        "model": cfg.model.name,
+        "hypothesis": cfg.hypothesis,
+        "verdict": "open",
+        "simulated": str(cfg.data.simulated).lower(),
+    } | _data_hashes()
+
+
+def _data_hashes() -> dict[str, str]:
+    """SHA-256 of each table that a training can read, taken from the files themselves."""
+    paths = [path for layer in INPUTS for path in sorted(layer.glob("*.parquet"))]
+    return {f"data.{path.stem}": files.sha256(path) for path in paths}
+
+
+def _git() -> tuple[str, str]:
+    """(commit, "true" or "false" for uncommitted changes); ("none", "unknown") outside git."""
+    try:
+        commit = _git_output("rev-parse", "HEAD")
+        return commit, str(bool(_git_output("status", "--porcelain", "--untracked-files=no"))).lower()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "none", "unknown"
+
+
+def _git_output(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _experiment_name() -> str | None:
+    return os.environ.get("DVC_EXP_NAME") or None
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _close_orphans(client: "MlflowClient", experiment: str) -> None:
+    """Mark the RUNNING runs of this machine whose process is gone: a killed process cannot say so itself."""
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        host, _, pid = run.data.tags.get("process", "").rpartition(":")
+        if host == socket.gethostname() and not _alive(int(pid)):
+            log.warning("run %s: its process is gone; marked FAILED", run.info.run_name)
+            client.set_terminated(run.info.run_id, "FAILED")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _now_ms() -> int:
+    return pd.Timestamp.now("UTC").value // 1_000_000

@@ -79,6 +79,7 @@ class DataConfig:
     simulated: bool
     exchange: str
     public: bool
+    train_start: str
     dev_start: str
     test_start: str
     test_end: str
@@ -94,9 +95,9 @@ class DataConfig:
             getattr(self, self.source) is not None, f"data.{self.source}", None, "the source's own block is present"
         )
         _require(
-            self.dev_start < self.test_start < self.test_end,
-            "data.dev_start, test_start, test_end",
-            (self.dev_start, self.test_start, self.test_end),
+            self.train_start < self.dev_start < self.test_start < self.test_end,
+            "data.train_start, dev_start, test_start, test_end",
+            (self.train_start, self.dev_start, self.test_start, self.test_end),
             "ascending dates",
         )
 

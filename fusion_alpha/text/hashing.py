@@ -4,12 +4,12 @@ Kept free of torch and transformers, so that any stage may import it.
 """
 
 from collections.abc import Iterable
-from hashlib import blake2b
+from hashlib import sha256
 
 
 def text_hash(text: str) -> str:
-    """BLAKE2b-128 of the text's UTF-8 bytes as 32 hex digits; differs on a single space or letter case."""
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    """First 32 hex digits of the SHA-256 of the text's UTF-8 bytes, which DuckDB's sha256() gives too."""
+    return sha256(text.encode()).hexdigest()[:32]
 
 
 def text_hashes(texts: Iterable[str]) -> list[str]:

@@ -49,7 +49,7 @@ def keep_mask(
     else:
         draws = _draws(n_units, first_unit, first_samples, seed, step, layer)
         pairs = [draws >= threshold, _LEVELS - 1 - draws >= threshold]
-    return np.stack(pairs, axis=1).reshape(-1, n_units)[:samples]
+    return np.stack(pairs, axis=1).reshape(2 * len(first_samples), n_units)[:samples]
 
 
 def dropout(

@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,6 +95,8 @@ class DataConfig:
         _require(
             getattr(self, self.source) is not None, f"data.{self.source}", None, "the source's own block is present"
         )
+        for name in ("train_start", "dev_start", "test_start", "test_end"):
+            _require(is_date(getattr(self, name)), f"data.{name}", getattr(self, name), "a date as YYYY-MM-DD")
         _require(
             self.train_start < self.dev_start < self.test_start < self.test_end,
             "data.train_start, dev_start, test_start, test_end",
@@ -298,7 +301,10 @@ class Config:
 
 
 def is_date(value: str) -> bool:
-    return re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", value) is not None
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
 
 
 def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:

@@ -1,0 +1,116 @@
+#!/usr/bin/env python
+"""Run the pipeline, or the part of it that you ask for: a thin front to `dvc exp run`.
+
+    python run_pipeline.py --ticker TSLA --start 2015-01-01 --mode train
+    python run_pipeline.py --data stocknet --mode all
+    python run_pipeline.py --interval 1m --mode train
+    python run_pipeline.py --mode all --set model=price_only train.lr=0.001 --name price-only
+
+The default data is the embedded laboratory, a SIMULATED market. Every run is an experiment: `dvc exp show` lists
+it, MLflow records its training, and `dvc exp apply NAME` brings an earlier one back.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent
+
+# what --mode asks for -> the last stages to run; DVC adds what they depend on
+MODES = {
+    "ingest": ["ingest"],
+    "features": ["technical", "contradiction"],
+    "train": ["train"],
+    "predict": ["predict"],
+    "evaluate": ["evaluate"],
+    "all": [],
+}
+
+
+def stages() -> list[str]:
+    return list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+def parser() -> argparse.ArgumentParser:
+    new = argparse.ArgumentParser(
+        prog="run_pipeline.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    new.add_argument("--ticker", nargs="+", metavar="SYMBOL", help="tickers to use (default: all of the source)")
+    new.add_argument("--start", metavar="YYYY-MM-DD", help="first session, inclusive")
+    new.add_argument("--end", metavar="YYYY-MM-DD", help="last session, inclusive")
+    new.add_argument("--interval", metavar="BAR", help="bar length: 1d (default) or minutes as 1m, 5m")
+    new.add_argument("--data", choices=sorted(path.stem for path in (ROOT / "conf/data").glob("*.yaml")), help="source")
+    what = new.add_mutually_exclusive_group()
+    what.add_argument("--mode", choices=list(MODES), default="all", help="how far to run (default: all)")
+    what.add_argument("--stage", choices=stages(), help="run up to this stage")
+    new.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any other setting, as for dvc exp run -S"
+    )
+    new.add_argument("--name", help="name of the experiment (default: DVC makes one up)")
+    new.add_argument("--dry-run", action="store_true", help="print the command and do nothing")
+    new.add_argument("--summary", action="store_true", help="only say where the results of the last run are")
+    return new
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """The -S settings of a command line; one-minute bars of the lab are a data set of their own."""
+    data = arguments.data
+    if arguments.interval == "1m" and data in (None, "lab"):
+        data = "lab_1m"
+    chosen = [f"data={data}"] if data else []
+    if arguments.interval and data != "lab_1m":
+        chosen.append(f"interval={arguments.interval}")
+    if arguments.ticker:
+        chosen.append(f"tickers=[{','.join(ticker.upper() for ticker in arguments.ticker)}]")
+    chosen += [f"{name}='{getattr(arguments, name)}'" for name in ("start", "end") if getattr(arguments, name)]
+    return chosen + arguments.set
+
+
+def command(arguments: argparse.Namespace) -> list[str]:
+    run = [sys.executable, "-m", "dvc", "exp", "run"]
+    for setting in overrides(arguments):
+        run += ["--set-param", setting]
+    if arguments.name:
+        run += ["--name", arguments.name]
+    return run + ([arguments.stage] if arguments.stage else MODES[arguments.mode])
+
+
+def summary() -> str:
+    return """
+Results
+  metrics/evaluate.json        the figures; `dvc metrics show` prints all of metrics/
+  metrics/figures/             equity, calibration and contradictions as SVG
+  data/predictions/            one row per bar, with its decision time
+  models/fusionnet/README.md   the model card
+The embedded market is SIMULATED: it proves the machinery, never an alpha.
+
+Try next
+  source .venv/bin/activate
+  dvc exp run -S model=price_only                 another experiment; then `dvc exp show`
+  make ui                                         compare the two in MLflow, http://127.0.0.1:5000
+  dvc exp run -S data=stocknet                    real prices and tweets (README, "Real data")
+  make book                                       the book, written from these results
+"""
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    if arguments.summary:
+        sys.stdout.write(summary())
+        return 0
+    run = command(arguments)
+    sys.stderr.write(f"$ dvc {shlex.join(run[3:])}\n")
+    if arguments.dry_run:
+        return 0
+    # Stages call `python`: make sure that it is this one, whether or not the environment is activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(run, cwd=ROOT, env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "true"}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

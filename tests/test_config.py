@@ -1,0 +1,62 @@
+"""Unknown keys, wrong types and values out of range are refused, by name."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from fusion_alpha import config
+from fusion_alpha.errors import InputError
+
+
+def test_overrides_by_hand():
+    cfg = config.load(["train.epochs=3", "tickers=[TSLA,AAPL]", "start=2016-01-04", "data.lab.delta=0"])
+    assert (cfg.train.epochs, cfg.tickers, cfg.start, cfg.data.lab.delta) == (3, ["TSLA", "AAPL"], "2016-01-04", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epocs=3", "unknown parameter 'train.epocs'.*did you mean train.epochs"),
+        ("data.lab=3", "data.lab"),
+        ("train.epochs=abc", "train.epochs"),
+        ("train.epochs=0", "train.epochs = 0.*at least 1"),
+        ("train.epochs", "overrides look like"),
+        ("interval=1h", "interval = '1h'.*minutes as 1m"),
+        ("start=2015", "start = '2015'.*YYYY-MM-DD"),
+        ("start=2015-02-30", "start"),
+        ("predict.mc_samples=3", "even"),
+        ("data.dev_start=2030-01-01", "ascending"),
+        ("data.source=nyse", "one of lab, stocknet, csv, yahoo"),
+        ("model.dropout=1", r"in \[0, 1\)"),
+    ],
+)
+def test_bad_override_is_refused_with_its_name_and_rule(override, message):
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        config.load([override])
+
+
+def test_unknown_and_missing_keys_in_the_file_are_refused(tmp_path):
+    params = tmp_path / "params.yaml"
+    plain = OmegaConf.load("params.yaml")
+    plain.train.epocs = 3
+    OmegaConf.save(plain, params)
+    with pytest.raises(InputError, match=r"train\.epocs"):
+        config.load(params=params)
+    del plain.train["epocs"], plain.train["epochs"]
+    OmegaConf.save(plain, params)
+    with pytest.raises(InputError, match=r"missing parameter 'train\.epochs'"):
+        config.load(params=params)
+    with pytest.raises(InputError, match="no such file"):
+        config.load(params=tmp_path / "absent.yaml")
+
+
+def test_a_source_can_select_its_target_and_the_user_can_override_it(tmp_path):
+    params = tmp_path / "params.yaml"
+    config.compose(params, ["data=stocknet"])
+    assert config.load(params=params).target.session_rule == "utc_date"
+    config.compose(params, ["data=stocknet", "target=next_open"])
+    assert config.load(params=params).target.session_rule == "cutoff"
+
+
+def test_leaves_are_dotted_names():
+    cfg = config.load()
+    assert {"interval", "train.lr", "data.lab.seed"} <= set(config.leaves(cfg))

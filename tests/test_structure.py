@@ -1,0 +1,173 @@
+"""The layout keeps its promises: names, imports, dependencies, configuration."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fusion_alpha import config
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("stages", "fusion_alpha", "kernels")
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ORDER = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imported(path: Path) -> frozenset[Path]:
+    """Files of ours that `path` imports, inside functions too."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.split(".")[0] in PACKAGES:
+                found |= {file for file in (file_of(name),) if file is not None}
+    return frozenset(found)
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()), None)
+
+
+def reached(path: Path) -> set[Path]:
+    """All files of ours that importing `path` reaches. A source is chosen by name at run time: all of them count."""
+    todo, seen = [path], set()
+    while todo:
+        file = todo.pop()
+        for other in imported(file):
+            if other.name == "__init__.py" and other.parent.name == "sources":
+                todo += [module for module in other.parent.glob("*.py") if module not in seen]
+            todo += [other] if other not in seen else []
+        seen.add(file)
+    return seen
+
+
+def covered(path: Path, deps: list[str]) -> bool:
+    return any(path == ROOT / dep or (ROOT / dep) in path.parents for dep in deps)
+
+
+def declared(stage: dict) -> tuple[list[str], list[str]]:
+    """(deps, outs) of a stage; outs with options are one-key mappings."""
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
+    return stage.get("deps", []), outs
+
+
+def group(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+def test_stages_are_the_modules_of_the_same_name_in_the_order_of_the_data_layers():
+    assert list(STAGES) == ORDER
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(ORDER)
+    for name, stage in STAGES.items():
+        assert stage["cmd"] == f"python -m stages.{name}"
+        assert stage["deps"][0] == f"stages/{name}.py"
+
+
+def test_imports_point_one_way():
+    allowed = {
+        "stages": {"fusion_alpha", "kernels"},
+        "fusion_alpha": {"fusion_alpha", "kernels"},
+        "kernels": {"kernels"},
+    }
+    for path in modules():
+        for other in imported(path):
+            assert group(other) in allowed[group(path)], f"{path.name} imports {other.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_deps_name_every_imported_module(name):
+    deps, _ = declared(STAGES[name])
+    files = {file for file in reached(ROOT / f"stages/{name}.py") if file.stat().st_size}
+    missing = sorted(str(file.relative_to(ROOT)) for file in files if not covered(file, deps))
+    assert not missing, f"stage {name} imports modules that its deps in dvc.yaml do not name"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_tables_that_a_stage_reads_and_writes_are_its_deps_and_outs(name):
+    deps, outs = declared(STAGES[name])
+    for node in ast.walk(tree(ROOT / f"stages/{name}.py")):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+            continue
+        if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "tables"):
+            continue
+        table = node.args[0]
+        if not isinstance(table, ast.Constant) or node.func.attr not in ("read", "write"):
+            continue
+        layer = yaml.safe_load((ROOT / f"schemas/{table.value}.yaml").read_text())["layer"]
+        stored = ROOT / f"data/{layer}/{table.value}.parquet"
+        assert covered(ROOT / f"schemas/{table.value}.yaml", deps), f"{name}: schemas/{table.value}.yaml is no dep"
+        assert covered(stored, deps if node.func.attr == "read" else outs), f"{name}: {stored} is no {node.func.attr}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_params_name_every_group_that_a_stage_may_read(name):
+    groups = set()
+    for path in reached(ROOT / f"stages/{name}.py"):
+        if path.name in ("config.py", "stage.py", "tracking.py"):  # these hand on or record all of it
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cfg":
+                groups.add({"bar_minutes": "interval"}.get(node.attr, node.attr))
+    assert groups <= set(STAGES[name].get("params", [])), f"stage {name} reads parameters that dvc.yaml does not name"
+
+
+def test_every_schema_is_whole():
+    for path in sorted((ROOT / "schemas").glob("*.yaml")):
+        table = yaml.safe_load(path.read_text())
+        assert table["table"] == path.stem
+        assert set(table["key"]) <= set(table["columns"])
+        for name, column in table["columns"].items():
+            assert {"dtype", "unit", "description"} <= set(column), f"{path.name}: {name}"
+
+
+def test_params_yaml_is_what_conf_composes_to(tmp_path):
+    config.compose(tmp_path / "params.yaml")
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text(), "run `make params`"
+
+
+def test_every_choice_in_conf_is_a_valid_configuration(tmp_path):
+    for path in sorted((ROOT / "conf").glob("*/*.yaml")):
+        plus = "+" if path.parent.name == "experiment" else ""
+        config.compose(tmp_path / "params.yaml", [f"{plus}{path.parent.name}={path.stem}"])
+        config.load(params=tmp_path / "params.yaml")
+
+
+def test_importing_needs_no_gpu_and_writes_nothing(tmp_path):
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules() if path.name != "__init__.py"]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "assert 'cupy' not in sys.modules and 'mlflow' not in sys.modules\n"
+    )
+    env = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readme_table_names_files_that_exist():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 20
+    for row in rows:
+        for word in row.split("|")[2].split("`")[1::2]:
+            if "/" in word and " " not in word:
+                assert list(ROOT.glob(word.rstrip("/"))), f"README names {word}, which is not there"

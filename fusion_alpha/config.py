@@ -144,6 +144,18 @@ class ModelConfig:
             self.fusion in ("none", "concat", "attention"), "model.fusion", self.fusion, "none, concat or attention"
         )
         _require(self.use_text or self.use_technical, "model.use_text", False, "a model needs text or technical tokens")
+        both = self.use_text and self.use_technical
+        _require(
+            (self.fusion != "none") == both, "model.fusion", self.fusion, "none for one kind of token, another for two"
+        )
+        _require(
+            self.use_technical or not self.use_contradiction,
+            "model.use_contradiction",
+            True,
+            "only with model.use_technical: contradiction features join the session tokens",
+        )
+        for name in ("width", "heads", "news_tokens", "sessions", "news_lookback_bars"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _require(self.width % self.heads == 0, "model.width", self.width, "a multiple of model.heads")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
 
@@ -170,6 +182,7 @@ class StrategyConfig:
     allow_short: bool
     edge_min: float
     vol_target: float
+    correlation: float
     max_weight: float
     max_gross: float
     commission_bps: float
@@ -180,6 +193,8 @@ class StrategyConfig:
     def __post_init__(self) -> None:
         for name in ("vol_target", "max_weight", "max_gross"):
             _require(getattr(self, name) > 0, f"strategy.{name}", getattr(self, name), "positive")
+        _require(self.edge_min >= 0, "strategy.edge_min", self.edge_min, "at least 0 (simple return)")
+        _require(0 <= self.correlation <= 1, "strategy.correlation", self.correlation, "in [0, 1]")
         for name in ("commission_bps", "half_spread_bps", "slippage_bps", "borrow_bps"):
             _require(getattr(self, name) >= 0, f"strategy.{name}", getattr(self, name), "at least 0 (bps)")
 
@@ -245,7 +260,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "threads"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _require(0 <= self.seed < 1 << 63, "train.seed", self.seed, "in [0, 2^63)")
         _require(self.lr > 0, "train.lr", self.lr, "positive")
+        for name in ("weight_decay", "beta"):
+            _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
         _require(self.device in ("cpu", "cuda"), "train.device", self.device, "cpu or cuda")
 
 
@@ -264,6 +282,18 @@ class EvaluateConfig:
     bootstrap_samples: int
     block_sessions: int
     confidence: float
+    momentum_bars: int
+    volatility_bars: int
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("bootstrap_samples", 2),
+            ("block_sessions", 1),
+            ("momentum_bars", 1),
+            ("volatility_bars", 2),
+        ):
+            _require(getattr(self, name) >= least, f"evaluate.{name}", getattr(self, name), f"at least {least}")
+        _require(0 < self.confidence < 1, "evaluate.confidence", self.confidence, "in (0, 1)")
 
 
 @dataclass

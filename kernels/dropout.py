@@ -60,38 +60,42 @@ def dropout(
     step: int | torch.Tensor,
     layer: int,
     samples: int = 1,
+    stacked: bool = False,
     share_rows: bool = False,
     first_row: int = 0,
 ) -> torch.Tensor:
     """Dropout of x [..., width] with addressed masks; differentiable in x.
 
     step: the training step, an integer or an int64 tensor of one element. first_row: position of x's first row in
-    the global batch. share_rows: one mask [width] for all rows, as inference needs it. Returns x's shape with
-    samples = 1, else [samples, *x.shape].
+    the global batch. share_rows: one mask [width] for all rows, as inference needs it. stacked: x is
+    [samples, ..., width], each slice with its own sample's mask, as in a second layer. Returns x's shape with
+    samples = 1 or stacked, else [samples, *x.shape].
 
-    Raises ValueError for a dtype that is not floating point, and as `keep_mask` does.
+    Raises ValueError for a dtype that is not floating point, a shape without units or with another number of
+    slices than samples, and as `keep_mask` does.
     """
     if not x.is_floating_point():
         raise ValueError(f"x has dtype {x.dtype}, not a floating-point type")
-    if x.ndim == 0:
-        raise ValueError("x has no dimensions; the last one holds the units")
+    if x.ndim < 1 + stacked or (stacked and len(x) != samples):
+        raise ValueError(f"x has shape {tuple(x.shape)}, not [{samples}, ..., width]")
     if isinstance(step, torch.Tensor) and (step.dtype != torch.int64 or step.numel() != 1):
         raise ValueError(f"step is a {step.dtype} tensor of {step.numel()} elements, not one int64")
-    width = x.shape[-1]
-    shape = (width,) if share_rows else tuple(x.shape)
+    rows = tuple(x.shape[stacked:])  # of one sample
+    addressed = rows[-1:] if share_rows else rows
     keep = keep_mask(
-        math.prod(shape),
+        math.prod(addressed),
         p,
         seed=seed,
         step=int(step),
         layer=layer,
         samples=samples,
-        first_unit=0 if share_rows else first_row * width,
+        first_unit=0 if share_rows else first_row * rows[-1],
     )
-    if samples > 1:
-        shape = (samples, *(1,) * (x.ndim - len(shape)), *shape)
-    scale = _LEVELS / (_LEVELS - _threshold(p))
-    return x * (torch.from_numpy(keep).reshape(shape).to(x.device) * torch.tensor(scale, dtype=x.dtype))
+    shape = (1,) * (len(rows) - len(addressed)) + addressed
+    if samples > 1 or stacked:
+        shape = (samples, *shape)
+    scale = torch.tensor(_LEVELS / (_LEVELS - _threshold(p)), dtype=x.dtype)
+    return x * (torch.from_numpy(keep).reshape(shape) * scale).to(x.device)
 
 
 def _threshold(p: float) -> int:

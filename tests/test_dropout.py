@@ -83,6 +83,14 @@ def test_shared_mask_does_not_depend_on_the_batch_and_samples_do_not_depend_on_t
     assert torch.equal(dropout(x[3:4], 0.5, samples=2, share_rows=True, **ADDRESS), many[:2, 3:4])
 
 
+def test_a_second_layer_gives_each_slice_its_own_sample():
+    x = torch.randn(10, 7, generator=torch.Generator().manual_seed(0))
+    for share in (True, False):
+        fresh = dropout(x, 0.5, samples=8, share_rows=share, **ADDRESS)
+        slices = x.expand(8, 10, 7)
+        assert torch.equal(dropout(slices, 0.5, samples=8, stacked=True, share_rows=share, **ADDRESS), fresh)
+
+
 def test_value_and_gradient_are_those_of_the_plain_formula():
     x = torch.randn(5, 33, generator=torch.Generator().manual_seed(0), requires_grad=True)
     keep = torch.from_numpy(keep_mask(165, 0.3, **ADDRESS)).reshape(5, 33)
@@ -130,9 +138,14 @@ def test_misuse_of_the_mask_raises(wrong):
 
 
 @pytest.mark.parametrize(
-    ("x", "step"),
-    [(torch.ones(3, dtype=torch.int64), 0), (torch.tensor(1.0), 0), (torch.ones(3), torch.tensor(1.0))],
+    ("x", "step", "stacked"),
+    [
+        (torch.ones(3, dtype=torch.int64), 0, False),
+        (torch.tensor(1.0), 0, False),
+        (torch.ones(3), torch.tensor(1.0), False),
+        (torch.ones(3, 4), 0, True),
+    ],
 )
-def test_misuse_of_the_front_raises(x, step):
-    with pytest.raises(ValueError, match=r"dtype|dimensions|int64"):
-        dropout(x, 0.5, seed=1, step=step, layer=0)
+def test_misuse_of_the_front_raises(x, step, stacked):
+    with pytest.raises(ValueError, match=r"dtype|shape|int64"):
+        dropout(x, 0.5, seed=1, step=step, layer=0, samples=2, stacked=stacked)

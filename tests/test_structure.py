@@ -171,3 +171,8 @@ def test_readme_table_names_files_that_exist():
         for word in row.split("|")[2].split("`")[1::2]:
             if "/" in word and " " not in word:
                 assert list(ROOT.glob(word.rstrip("/"))), f"README names {word}, which is not there"
+
+
+def test_only_evaluation_reads_the_planted_truth():
+    readers = {name for name, stage in STAGES.items() if any("truth" in dep for dep in stage["deps"] if dep.startswith("data"))}
+    assert readers == {"evaluate"}

@@ -218,6 +218,12 @@ class TechnicalConfig:
     warmup_bars: int
     workers: int
 
+    def __post_init__(self) -> None:
+        _require(
+            self.warmup_bars >= 50, "technical.warmup_bars", self.warmup_bars, "at least 50, the longest window in bars"
+        )
+        _require(self.workers >= 1, "technical.workers", self.workers, "at least 1")
+
 
 @dataclass
 class ContradictionConfig:
@@ -232,6 +238,7 @@ class ContradictionConfig:
     tau_over: float
     tau_under: float
     severity_bars: int
+    workers: int
 
     def __post_init__(self) -> None:
         _require(
@@ -243,6 +250,13 @@ class ContradictionConfig:
         _require(self.half_life_hours > 0, "contradiction.half_life_hours", self.half_life_hours, "positive (hours)")
         for name in ("tau_over", "tau_under"):
             _require(getattr(self, name) > 0, f"contradiction.{name}", getattr(self, name), "positive")
+        for name in ("window_bars", "null_sessions", "severity_bars", "workers"):
+            _require(getattr(self, name) >= 1, f"contradiction.{name}", getattr(self, name), "at least 1")
+        _require(self.shrink_weight >= 0, "contradiction.shrink_weight", self.shrink_weight, "at least 0 (bars)")
+        _require(0 < self.clip_z <= 6, "contradiction.clip_z", self.clip_z, "in (0, 6] (standard deviations)")
+        even = self.n_paths >= 2 and self.n_paths % 2 == 0
+        _require(even, "contradiction.n_paths", self.n_paths, "even, at least 2 (antithetic pairs)")
+        _require(0 <= self.seed < 1 << 63, "contradiction.seed", self.seed, "in [0, 2^63)")
 
 
 @dataclass

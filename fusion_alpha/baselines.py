@@ -1,0 +1,77 @@
+"""Rules that a model must beat, as target weights for the same orders, limits and costs as the model's own.
+
+A rule gives a direction in {-1, 0, +1} for each row, from data public at its decided_utc; `under_limits` turns
+directions into weights with the trailing volatility in place of a prediction's. Buying and holding is the exception:
+it is the benchmark, equally weighted and without limits.
+"""
+
+import numpy as np
+import pandas as pd
+
+from fusion_alpha.config import Config
+from fusion_alpha.trading import Floats, decide, under_limits
+from kernels import philox
+
+KEY = ["ticker", "bar_close_utc"]
+BENCHMARK = "buy_and_hold"
+
+
+def weights(decisions: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame, cfg: Config) -> pd.DataFrame:
+    """Weights [row of `decisions`, strategy] of the model and of all baselines.
+
+    decisions: predictions to trade, with fill_utc. panel, contradiction: all rows in key order, history included.
+    """
+    rows = panel.merge(contradiction, on=KEY, how="left", validate="one_to_one")
+    returns = rows.groupby("ticker")["ret"]
+    sd = returns.transform(lambda ret: ret.rolling(cfg.evaluate.volatility_bars).std())
+    past = np.log1p(rows["ret"]).groupby(rows["ticker"])
+    directions = pd.DataFrame(
+        {
+            "momentum": np.sign(past.transform(lambda ret: ret.rolling(cfg.evaluate.momentum_bars).sum())),
+            "reversal": -np.sign(rows["ret"]),
+            "sentiment_only": np.sign(rows["z_s"]),
+            "contradiction_rule": rows["kind"].map(learned_directions(rows)),
+        }
+    )
+    at = pd.MultiIndex.from_frame(rows[KEY]).get_indexer(pd.MultiIndex.from_frame(decisions[KEY]))
+    directions, known_sd = directions.iloc[at].set_index(decisions.index), sd.to_numpy()[at]
+    table = {
+        "model": decide(decisions, cfg),
+        BENCHMARK: buy_and_hold(decisions),
+        **{name: _sized(directions[name], known_sd, decisions, cfg) for name in directions},
+        "shuffled": decide(shuffled(decisions, cfg.evaluate.seed), cfg),
+    }
+    return pd.DataFrame(table)
+
+
+def buy_and_hold(decisions: pd.DataFrame) -> pd.Series:
+    """1/N in each ticker of the first decision time, never touched again (null = leave alone)."""
+    first = decisions["decided_utc"] == decisions["decided_utc"].min()
+    return pd.Series(np.where(first, 1.0 / first.sum(), np.nan), decisions.index)
+
+
+def learned_directions(rows: pd.DataFrame) -> dict[str, float]:
+    """Sign of what followed each kind of contradiction in training rows, beyond the mean of all of them.
+
+    The rule is not told whether overhype reverts or goes on: it learns it, and a reversed market reverses it.
+    """
+    train = rows[(rows["split"] == "train") & rows["target_ret"].notna()]
+    excess = train.groupby("kind")["target_ret"].mean() - train["target_ret"].mean()
+    return {kind: float(np.sign(excess.get(kind, 0.0))) for kind in ("overhype", "underhype")}
+
+
+def shuffled(decisions: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The same expected returns dealt out to other rows: what trading as much, knowing nothing, earns.
+
+    The permutation is addressed by the seed alone. It mixes rows of all times, so it is a control, not a strategy.
+    """
+    blocks = np.arange(0, len(decisions), 4)
+    keys = philox.uniforms(philox.normal_counter(blocks, 0, op=philox.Op.UNIFORMS), seed).reshape(-1)
+    order = np.argsort(keys[: len(decisions)], kind="stable")
+    return decisions.assign(mean_ret=decisions["mean_ret"].to_numpy()[order])
+
+
+def _sized(direction: pd.Series, sd: Floats, decisions: pd.DataFrame, cfg: Config) -> pd.Series:
+    """Equal notional in every direction that is known, under the limits; rows without a volatility stay flat."""
+    wanted = direction.astype("float64").fillna(0.0).where(np.isfinite(sd) & (sd > 0), 0.0)
+    return under_limits(wanted, np.nan_to_num(sd, nan=0.0), decisions["decided_utc"], cfg)

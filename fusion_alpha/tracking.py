@@ -89,6 +89,8 @@ def training_run(cfg: Config) -> Iterator[TrainingRun]:
 def record_evaluation(cfg: Config, model_id: str, metrics: Mapping[str, Any], artifacts: Sequence[Path] = ()) -> str:
     """Attach test metrics, as `test/NAME`, to the run of this model, configuration and experiment; returns its id.
 
+    Nested metrics get dotted names; what is no finite number is left out.
+
     DVC trains a configuration once and may then take the checkpoint from its cache, or evaluate it under other
     parameters. Then no such run exists and one is made, tagged `reconciled` and, where it is known, `trained_in`.
     Doing it again changes nothing.
@@ -97,7 +99,7 @@ def record_evaluation(cfg: Config, model_id: str, metrics: Mapping[str, Any], ar
     trained = client.search_runs([experiment], f"tags.model_id = '{model_id}'", order_by=["attributes.start_time DESC"])
     tags = _tags(cfg)
     same = [run for run in trained if all(run.data.tags.get(key) == tags[key] for key in ("config", "dvc.exp_name"))]
-    named = {f"test/{name}": value for name, value in metrics.items()}
+    named = {f"test/{name}": value for name, value in _leaves(metrics)}
     if same:
         _log(client, same[0].info.run_id, named, {}, artifacts)
         return str(same[0].info.run_id)
@@ -163,7 +165,11 @@ def _log(
 
     known = client.get_run(run_id).data.metrics
     now = _now_ms()
-    finite = {name: float(value) for name, value in metrics.items() if value is not None and np.isfinite(value)}
+    finite = {
+        name: float(value)
+        for name, value in _leaves(metrics)
+        if isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value)
+    }
     points = [Metric(name, value, now, 0) for name, value in finite.items() if known.get(name) != value]
     client.log_batch(run_id, metrics=points[:_BATCH], tags=[RunTag(key, value) for key, value in tags.items()])
     for start in range(_BATCH, len(points), _BATCH):
@@ -178,15 +184,16 @@ def _log(
 def flatten(cfg: Config) -> dict[str, str]:
     """Configuration -> {dotted key: value as text}, absent blocks left out."""
 
-    def walk(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-        if isinstance(node, dict):
-            for name, child in node.items():
-                yield from walk(child, f"{prefix}.{name}" if prefix else name)
-        else:
-            yield prefix, str(node)
-
     absent = {f"data.{block}" for block in ("lab", "stocknet", "csv", "yahoo") if getattr(cfg.data, block) is None}
-    return {key: value for key, value in walk(asdict(cfg), "") if key not in absent}
+    return {key: str(value) for key, value in _leaves(asdict(cfg)) if key not in absent}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, child in node.items():
+        if isinstance(child, Mapping):
+            yield from _leaves(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
 
 
 def _tags(cfg: Config) -> dict[str, str]:

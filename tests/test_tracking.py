@@ -56,13 +56,14 @@ def test_training_leaves_parameters_tags_curves_and_artifacts(client, cfg, tmp_p
     (folder / "loss.csv").write_text("epoch,loss\n")
     with tracking.training_run(cfg) as run:
         run.log_curves(pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [0.7, 0.6, 0.5], "dev_loss": [0.7, None, 0.6]}))
-        run.finish("abc123", {"dev_loss_best": 0.6, "not_a_number": float("nan"), "absent": None}, [card, folder])
+        numbers = {"dev": {"bce": 0.6}, "not_a_number": float("nan"), "absent": None, "a_flag": True, "a_name": "x"}
+        run.finish("abc123", numbers, [card, folder])
     (found,) = runs_of(client)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "fused-abc123")
     assert found.data.params["train.lr"] == "0.002"
     assert found.data.params["data.lab.delta"] == "0.3"
     assert "data.stocknet" not in found.data.params
-    assert found.data.metrics == {"train_loss": 0.5, "dev_loss": 0.6, "dev_loss_best": 0.6}
+    assert found.data.metrics == {"train_loss": 0.5, "dev_loss": 0.6, "dev.bce": 0.6}
     assert [point.step for point in client.get_metric_history(run.id, "dev_loss")] == [1, 3]
     tags = found.data.tags
     expected = {"dvc.exp_name": "workspace", "model": "fused", "model_id": "abc123", "verdict": "open"}

@@ -1,0 +1,141 @@
+"""One evaluation: test predictions, panel and scores -> all measures and the simulated strategies behind them.
+
+Pure: tables come in, numbers go out. Only rows of split `test` count; a model refitted for live use (fold `final`)
+is never scored.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusion_alpha import baselines, statistics, tables, trading
+from fusion_alpha.baselines import KEY
+from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
+
+# Columns of each table that an evaluation reads.
+INPUTS: dict[str, list[str]] = {
+    "predictions": [*KEY, "decided_utc", "model_id", "fold", "split", "p_up", "mean_ret", "sd_ret", "kind"],
+    "panel": [
+        *KEY,
+        *("session", "session_open_utc", "open", "close", "ret"),
+        *("fill_utc", "target_ret", "target_label", "split"),
+    ],
+    "contradiction": [*KEY, "s", "z_s", "cs", "kind"],
+    "truth": [*KEY, "kind", "sigma_target", "oracle_mean_ret"],
+}
+
+
+def decisions(predictions: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd.DataFrame:
+    """Test rows of the predictions with session, fill_utc and target; one model, one row per ticker and bar.
+
+    Raises InputError when there is no test row, when rows overlap, and when they do not belong to this panel.
+    """
+    rows = predictions[(predictions["split"] == "test") & (predictions["fold"] != "final")]
+    path = tables.schema("predictions").path
+    if rows.empty:
+        span = [str(day) for day in predictions["decided_utc"].agg(["min", "max"]).dt.date]
+        raise InputError(
+            f"no test rows; decisions run from {span[0]} to {span[1]}",
+            file=path,
+            rule=f"predictions whose label is known from {cfg.data.test_start} to before {cfg.data.test_end}",
+            remedy="set data.test_start and data.test_end inside the data, or load more data",
+        )
+    models = sorted(rows["model_id"].unique())
+    if len(models) > 1 or rows.duplicated(KEY).any():
+        raise InputError(
+            f"test rows of model {', '.join(models)} overlap",
+            file=path,
+            rule="one model and one prediction per ticker and bar",
+            remedy="run the predict stage again",
+        )
+    due = panel[[*KEY, "session", "fill_utc", "target_ret", "target_label"]]
+    found = rows.merge(due, on=KEY, how="left", validate="one_to_one", indicator=True)
+    if (found["_merge"] != "both").any():
+        raise InputError("predicted bars are not in the panel", file=path, remedy="run train and predict again")
+    return found.drop(columns=["split", "_merge"])
+
+
+def evaluate(
+    rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame, truth: pd.DataFrame, cfg: Config
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """All measures, nested, and the simulation of each strategy.
+
+    rows: as `decisions` makes them; panel, contradiction: all rows in key order; truth: the laboratory's, or empty,
+    and then the measures against it are absent.
+    """
+    weights = baselines.weights(rows, panel, contradiction, cfg)
+    metrics: dict[str, Any] = {"simulated": cfg.data.simulated}
+    metrics |= statistics.classification(rows["p_up"], rows["target_label"], rows["session"], cfg.evaluate)
+    metrics |= statistics.information(rows["mean_ret"], rows["target_ret"], rows["decided_utc"])
+    if len(truth):
+        known = _with_truth(rows, truth)
+        metrics["contradiction"] = against_truth(known, panel, contradiction)
+        if cfg.target.name == "next_open":  # the oracle foretells this target and no other
+            metrics["oracle"] = against_oracle(known)
+            weights["oracle"] = trading.decide(
+                known.assign(mean_ret=known["oracle_mean_ret"], sd_ret=known["sigma_target"]), cfg
+            )
+    results = simulate(weights, rows, panel, cfg)
+    per_year = trading.bars_per_year(cfg)
+    metrics["strategies"] = statistics.strategies(results, baselines.BENCHMARK, per_year, cfg.evaluate)
+    return metrics, results
+
+
+def simulate(weights: pd.DataFrame, rows: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> dict[str, pd.DataFrame]:
+    """Every column of `weights` (rows as in `rows`) traded on the same market."""
+    market = trading.market(panel, cfg)
+    orders = rows[["ticker", "decided_utc", "fill_utc"]]
+    return {
+        str(name): trading.simulate(
+            orders.assign(weight=weights[name]), market, cfg, passive=name == baselines.BENCHMARK
+        )
+        for name in weights
+    }
+
+
+def _with_truth(rows: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    joined = rows.merge(truth.rename(columns={"kind": "kind_true"}), on=KEY, how="left", validate="one_to_one")
+    if joined["kind_true"].isna().any():
+        raise InputError(
+            "test rows are absent from the truth", file=tables.schema("truth").path, remedy="run ingest again"
+        )
+    return joined.set_index(rows.index)
+
+
+def against_truth(rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame) -> dict[str, Any]:
+    """Flags of test rows (kind learned, kind_true planted) beside the planted kinds: precision, recall, AUC.
+
+    score: the contradiction table's kind and score; learned: the checkpoint's thresholds; naive: any disagreement
+    in sign of the bar's sentiment and return.
+    """
+    joined = rows[[*KEY, "kind", "kind_true"]].rename(columns={"kind": "kind_learned"})
+    joined = joined.merge(contradiction, on=KEY).merge(panel[[*KEY, "ret"]], on=KEY)
+    sign = np.sign(joined["s"]).fillna(0.0).where(joined["s"] * joined["ret"] < 0, 0.0)
+    naive = sign.map({1.0: "overhype", -1.0: "underhype", 0.0: "none"})
+    truth = joined["kind_true"]
+    return {
+        "simulated": True,
+        "n": len(joined),
+        "n_true": int(truth.isin(statistics.KINDS).sum()),
+        "score": statistics.detection(joined["kind"], joined["cs"], truth),
+        "learned": statistics.detection(joined["kind_learned"], None, truth),
+        "naive": statistics.detection(naive, sign, truth),
+    }
+
+
+def against_oracle(rows: pd.DataFrame) -> dict[str, Any]:
+    """Information coefficient of mean_ret, of the oracle's mean, and their ratio.
+
+    The oracle is the conditional mean of target_ret, which no other function of what is known correlates with more.
+    """
+    target = rows["target_ret"]
+    known = target.notna()
+    ours, best = (statistics.pearson(rows.loc[known, name], target[known]) for name in ("mean_ret", "oracle_mean_ret"))
+    return {
+        "simulated": True,
+        "ic_model": statistics.rounded(ours),
+        "ic_oracle": statistics.rounded(best),
+        "ic_ratio": statistics.rounded(ours / best) if best > 0 else None,
+    }

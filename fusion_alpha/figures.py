@@ -1,0 +1,150 @@
+"""The figures of an evaluation, in one style: SVG whose bytes depend on the numbers alone.
+
+Colours are those of Okabe and Ito, which readers with colour-blindness tell apart; line styles and markers repeat the
+distinction for print. Simulated data carries its watermark in every figure. matplotlib writes a font cache when it is
+imported, so it is imported inside functions.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fusion_alpha.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT = "#222222", "#777777"
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+_LINES = [(SKY, "--"), (ORANGE, "-."), (GREEN, ":"), (PURPLE, "--"), (VERMILION, "-."), (FAINT, ":")]
+_STYLE: Any = {
+    "svg.hashsalt": "fusion-alpha",  # identifiers from content, not from a random salt
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same outlines everywhere
+    "font.size": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+}
+
+
+def equity(values: pd.DataFrame, main: str, benchmark: str, labels: dict[str, str], simulated: bool) -> bytes:
+    """Growth of 1 by session, one column per strategy; `main` and `benchmark` stand out. SVG."""
+    with _drawing(7.2, 3.8, simulated) as (figure, render):
+        axes = figure.subplots()
+        others = iter(_LINES * len(values.columns))
+        for name in map(str, values):
+            if name == main:
+                look: dict[str, Any] = {"color": BLUE, "linewidth": 2.0, "zorder": 4}
+            elif name == benchmark:
+                look = {"color": INK, "linewidth": 1.5, "zorder": 3}
+            else:
+                color, line = next(others)
+                look = {"color": color, "linestyle": line, "linewidth": 1.2}
+            axes.plot(values.index, values[name], label=labels.get(name, name), **look)
+        axes.set(title="Equity net of costs", ylabel="growth of 1")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        _dates(axes, values.index)
+        return render()
+
+
+def calibration(table: pd.DataFrame, ece: float | None, simulated: bool) -> bytes:
+    """Reliability of p_up: share of ups against mean probability, with binomial standard errors. SVG."""
+    with _drawing(4.4, 4.0, simulated) as (figure, render):
+        axes = figure.subplots()
+        error = np.sqrt(table["share_up"] * (1 - table["share_up"]) / table["n"])
+        around = pd.concat([table["p_mean"], table["share_up"] - error, table["share_up"] + error])
+        low, high = (around.min() - 0.02, around.max() + 0.02) if len(around) else (0.0, 1.0)
+        axes.plot([low, high], [low, high], color=FAINT, linewidth=1, linestyle="--", label="perfect")
+        axes.errorbar(table["p_mean"], table["share_up"], error, fmt="o-", color=BLUE, capsize=2, label="model")
+        axes.set(xlim=(low, high), ylim=(low, high), xlabel="predicted probability of up", ylabel="share of ups")
+        axes.set_title("Calibration" if ece is None else f"Calibration (expected error {ece:.3f})")
+        axes.legend(loc="upper left")
+        return render()
+
+
+def contradictions(bars: pd.DataFrame, thresholds: Sequence[float], simulated: bool) -> bytes:
+    """Price of one ticker with its contradictions above, and their score below, in standard deviations. SVG.
+
+    bars: one ticker's ticker, session, bar_close_utc, close, cs, kind in order; thresholds: (tau_over, tau_under).
+    """
+    with _drawing(7.2, 4.6, simulated) as (figure, render):
+        price, score = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+        at = np.arange(len(bars))  # bars, not hours: nights and weekends take no room
+        price.plot(at, bars["close"], color=FAINT, linewidth=1.2)
+        marks = (("overhype", "v", VERMILION, "news up, price down"), ("underhype", "^", BLUE, "news down, price up"))
+        for kind, marker, color, meaning in marks:
+            here = (bars["kind"] == kind).to_numpy()
+            close, cs = bars["close"].to_numpy()[here], bars["cs"].to_numpy()[here]
+            price.scatter(at[here], close, marker=marker, color=color, s=34, zorder=3, label=f"{kind}: {meaning}")
+            score.bar(at[here], cs, color=color, width=0.9)
+        quiet = (bars["kind"] == "none").to_numpy()
+        score.bar(at[quiet], bars["cs"].to_numpy()[quiet], color="#bbbbbb", width=0.9)
+        for level in (thresholds[0], -thresholds[1]):
+            score.axhline(level, color=FAINT, linewidth=0.8, linestyle="--")
+        score.axhline(0, color=FAINT, linewidth=0.8)
+        price.set(title=f"{bars['ticker'].iloc[0]}: contradictions of sentiment and price", ylabel="adjusted close")
+        price.legend(loc="best", fontsize=8)
+        ticks = np.unique(np.linspace(0, len(bars) - 1, min(6, len(bars))).astype(int))
+        score.set_xticks(ticks, [f"{day:%Y-%m-%d}" for day in bars["session"].iloc[ticks]])
+        score.set(ylabel="score (sd)")
+        return render()
+
+
+def save(path: Path, svg: bytes) -> Path:
+    write_bytes(path, svg)
+    return path
+
+
+@contextmanager
+def _drawing(width: float, height: float, simulated: bool) -> "Iterator[tuple[Figure, Callable[[], bytes]]]":
+    """A figure in this module's style, whatever the user's own, and the function that makes it an SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    def render() -> bytes:
+        if simulated:
+            mark: Any = {
+                "fontsize": 44,
+                "color": "#000000",
+                "alpha": 0.08,
+                "rotation": 24,
+                "ha": "center",
+                "va": "center",
+            }
+            figure.text(0.5, 0.5, "SIMULATED", **mark)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue()
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, render
+
+
+def _dates(axes: Any, days: pd.Index) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    if len(days) < 3:  # too short a span for a locator
+        axes.set_xticks(days, [f"{day:%Y-%m-%d}" for day in days])
+        return
+    locator = AutoDateLocator(maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

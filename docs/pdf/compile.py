@@ -1,0 +1,61 @@
+"""The `typst` command that Jupyter Book calls, on the Python package `typst`: `typst compile FILE.typ`.
+
+Packages come from packages/ here, fonts from the compiler itself. What Jupyter Book's Typst writer gets wrong for a
+printed book is set right first: it leaves out alternative text (every SVG of the book carries its own, see
+figures.svg), it prints the whole book's contents where a page lists its children, and it starts a new page for each.
+"""
+
+import html
+import re
+import sys
+from pathlib import Path
+
+import typst
+
+IMAGE = re.compile(r'image\("(?P<path>[^"]+\.svg)"')
+CHILDREN = "#outline()"
+DESCRIPTION = re.compile(r"<desc>(.*?)</desc>", re.DOTALL)
+
+
+def described(source: Path) -> str:
+    """The Typst source with `alt` added to every image; raises ValueError for one that has no description."""
+
+    def with_alt(match: re.Match[str]) -> str:
+        found = DESCRIPTION.search((source.parent / match["path"]).read_text())
+        if not found:
+            raise ValueError(f"{match['path']} has no description to serve as alternative text")
+        text = " ".join(html.unescape(found[1]).split()).replace("\\", "\\\\").replace('"', '\\"')
+        return f'{match[0]}, alt: "{text}"'
+
+    return IMAGE.sub(with_alt, source.read_text())
+
+
+def joined(book: Path) -> str:
+    """The main file without a page break before a part that is below the level of a chapter."""
+
+    def kept(match: re.Match[str]) -> str:
+        return match["part"] if re.search("^== ", first_heading(book.parent / match["name"])) else match[0]
+
+    return re.sub(r'#pagebreak\(\)\s+(?P<part>#include "(?P<name>[^"]+)")', kept, book.read_text())
+
+
+def first_heading(part: Path) -> str:
+    return next((line for line in part.read_text().splitlines() if line.startswith("=")), "")
+
+
+def main() -> None:
+    command, name = sys.argv[1:]
+    if command != "compile":
+        raise SystemExit(f"typst {command}: only compile is provided")
+    source = Path(name)
+    for part in source.parent.glob("*.typ"):
+        part.write_text(described(part).replace(CHILDREN, "") if part != source else joined(part))
+    packages = Path(__file__).parent / "packages"
+    try:
+        typst.compile(source, output=source.with_suffix(".pdf"), package_path=packages, ignore_system_fonts=True)
+    except typst.TypstError as error:
+        raise SystemExit(f"Error: {error.diagnostic or error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -71,6 +71,10 @@ class YahooConfig:
     timeout_s: float
     tries: int
 
+    def __post_init__(self) -> None:
+        _require(self.timeout_s > 0, "data.yahoo.timeout_s", self.timeout_s, "positive (seconds)")
+        _require(self.tries >= 1, "data.yahoo.tries", self.tries, "at least 1")
+
 
 @dataclass
 class DataConfig:

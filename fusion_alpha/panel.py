@@ -94,7 +94,8 @@ def target(panel: pd.DataFrame, movements: pd.DataFrame, cfg: Config) -> pd.Data
             raise InputError(
                 "target=stocknet needs the benchmark's movements", remedy="use data=stocknet or target=next_open"
             )
-        due = movements.rename(columns={"session": "next_session", "movement": "target_ret"})
+        due = movements[["ticker", "session", "movement"]]
+        due = due.rename(columns={"session": "next_session", "movement": "target_ret"})
         panel = panel.merge(due, on=["ticker", "next_session"], how="left", validate="one_to_one")
         panel["target_label"] = benchmark.label(panel["target_ret"])
         return panel

@@ -53,7 +53,7 @@ def main(cfg: Config) -> None:
     tables.write("news_bars", news_bars)
     metrics = summary(bars, len(news), news_bars)
     if not movements.empty:
-        metrics["benchmark"] = benchmark.counts(prices, movements, news, cfg)
+        metrics["benchmark"] = benchmark.counts(movements)
     write_json(Path("metrics/process.json"), metrics)
     log.info(
         "%d bars of %d tickers, %d of %d news items with a bar",

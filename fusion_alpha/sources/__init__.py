@@ -56,12 +56,16 @@ class RawFile:
 
 @dataclass
 class RawRows:
-    """Canonical rows of a source: columns as above; `rejected` and `benchmark` as in schemas/."""
+    """Canonical rows of a source: columns as above; `rejected` and `benchmark` as in schemas/.
+
+    `left_out` counts, by table, rows that the source's own parameters leave out: a choice, not a fault.
+    """
 
     prices: pd.DataFrame
     news: pd.DataFrame
     rejected: pd.DataFrame = field(default_factory=lambda: tables.empty("rejected"))
     benchmark: pd.DataFrame = field(default_factory=lambda: tables.empty("benchmark"))
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def get(name: str) -> ModuleType:

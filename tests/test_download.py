@@ -1,0 +1,67 @@
+"""Downloads against a server on this machine: whole or absent, retried, refused with a remedy."""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from fusion_alpha.errors import InputError
+from fusion_alpha.sources import download
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Answers each request with the next of `answers`: a status, or a number of bytes to send before hanging up."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    answers, seen = [], []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.path)
+            answer = answers.pop(0)
+            status, sent = (200, answer["bytes"]) if isinstance(answer, dict) else (answer, len(CONTENT))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT[:sent])
+
+        def log_message(self, *_):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}/file.zip", answers, seen
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def test_whole_file_arrives_after_a_refusal_and_a_cut(server, tmp_path):
+    url, answers, seen = server
+    answers += [503, {"bytes": 1000}, 200]
+    download.to_file(url, tmp_path / "file.zip", remedy="none")
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+    assert len(seen) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["file.zip"]
+
+
+def test_cut_every_time_leaves_nothing(server, tmp_path):
+    url, answers, _ = server
+    answers += [{"bytes": 1000}] * 3
+    with pytest.raises(InputError) as error:
+        download.to_file(url, tmp_path / "file.zip", remedy="set the variable")
+    assert url in str(error.value)
+    assert "set the variable" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_found_is_not_tried_again(server, tmp_path):
+    url, answers, seen = server
+    answers += [404]
+    with pytest.raises(InputError, match="404"):
+        download.to_file(url, tmp_path / "file.zip", remedy="none")
+    assert len(seen) == 1

@@ -28,17 +28,17 @@ _ROUNDING = 1e-9  # a volatility of simple returns below this is rounding of the
 _NO_VOLUME = 0.01  # of the mean: what a bar without volume counts as, since its logarithm has no value
 
 
-def build(panel: pd.DataFrame, cfg: TechnicalConfig) -> pd.DataFrame:
+def build(panel: pd.DataFrame, settings: TechnicalConfig) -> pd.DataFrame:
     """The technical table (schemas/technical.yaml), one row for each row of the panel, which is in key order.
 
     The first `warmup_bars` rows of a ticker are null, and so is a feature whose window has no spread or no trade.
     """
     tickers = [bars for _, bars in panel.groupby("ticker", sort=False)[INPUTS]]
-    results = joblib.Parallel(n_jobs=cfg.workers, return_as="generator")(
-        joblib.delayed(features)(bars, cfg.warmup_bars) for bars in tickers
+    results = joblib.Parallel(n_jobs=settings.workers, return_as="generator")(
+        joblib.delayed(features)(bars, settings.warmup_bars) for bars in tickers
     )
-    shown = track(results, "indicators", total=len(tickers), console=console, transient=True)
-    columns = pd.concat(list(shown)) if tickers else features(panel[INPUTS], cfg.warmup_bars)
+    shown = track(results, "indicators", total=len(tickers), console=console, disable=not console.is_terminal)
+    columns = pd.concat(list(shown)) if tickers else features(panel[INPUTS], settings.warmup_bars)
     return panel[["ticker", "bar_close_utc"]].join(columns)
 
 

@@ -1,0 +1,73 @@
+"""Predictions of a checkpoint with Monte-Carlo dropout: what the model says of a row and how sure it is.
+
+Inference masks are addressed by the unit alone and every batch has the same shape, so a row's prediction depends on its
+own tokens and on nothing else that is predicted.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from fusion_alpha.fusionnet import FusionNet, Noise, Output
+from fusion_alpha.samples import Samples
+
+BATCH_ROWS = 256  # every batch, the last one padded: matrix products round differently for other shapes
+
+
+@torch.no_grad()
+def predict(
+    net: FusionNet,
+    samples: Samples,
+    rows: NDArray[np.int64],
+    *,
+    mc_samples: int,
+    device: torch.device,
+    on_batch: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """p_up, mean_ret, sd_ret, severity and kind of the given rows, in their order.
+
+    p_up and severity are means over the samples; sd_ret^2 is the mean variance plus the variance of the means.
+    """
+    net = net.to(device).eval()
+    noise = Noise(samples=mc_samples, share_rows=True)
+    parts = []
+    for begin in range(0, len(rows), BATCH_ROWS):
+        chosen = rows[begin : begin + BATCH_ROWS]
+        padded = np.concatenate([chosen, np.repeat(chosen[-1:], BATCH_ROWS - len(chosen))])
+        output = net(samples.gather(padded).to(device), noise)
+        parts.append(_moments(output)[:, : len(chosen)])
+        if on_batch is not None:
+            on_batch(len(chosen))
+    p_up, mean, sd, severity = np.concatenate([*parts, np.zeros((4, 0))], axis=1)
+    volatility = samples.volatility[rows]
+    return pd.DataFrame(
+        {
+            "p_up": p_up,
+            "mean_ret": mean * volatility,
+            "sd_ret": sd * volatility,
+            "severity": severity,
+            "kind": kinds(samples.score.numpy()[rows], net.tau()),
+        }
+    )
+
+
+def _moments(output: Output) -> NDArray[np.float64]:
+    """Rows p_up, mean, sd, severity over the samples [S, B] -> [4, B]."""
+    mean, sd = output.mean.double(), output.sd.double()
+    variance = sd.square().mean(dim=0) + mean.var(dim=0, correction=0)
+    p_up = torch.sigmoid(output.logit.double()).mean(dim=0)
+    moments = [p_up, mean.mean(dim=0), variance.sqrt(), output.severity.double().mean(dim=0)]
+    return torch.stack(moments).cpu().numpy()
+
+
+def kinds(score: NDArray[np.float32], tau: tuple[float, float] | None) -> NDArray[np.object_]:
+    """overhype where score >= tau_over, underhype where score <= -tau_under, else none."""
+    kind = np.full(len(score), "none", object)
+    if tau is not None:
+        over, under = tau
+        kind[score >= over] = "overhype"
+        kind[score <= -under] = "underhype"
+    return kind

@@ -204,11 +204,11 @@ def _targets(orders: pd.DataFrame, market: Market, without_order: float) -> tupl
 
     An order whose ticker has no bar at its fill lapses; of two orders that fill at the same open the later counts.
     """
-    orders = orders.sort_values("decided_utc", kind="stable").drop_duplicates(["ticker", "fill_utc"], keep="last")
     row = market.opens_utc.get_indexer(pd.Index(orders["fill_utc"]))
     column = market.tickers.get_indexer(pd.Index(orders["ticker"]))
-    on_axis = (row >= 0) & (column >= 0)
-    row, column, weight = row[on_axis], column[on_axis], orders["weight"].to_numpy(np.float64)[on_axis]
+    by_decision = np.argsort(pd.DatetimeIndex(orders["decided_utc"]).asi8, kind="stable")
+    order = by_decision[(row >= 0)[by_decision] & (column >= 0)[by_decision]]
+    row, column, weight = row[order], column[order], orders["weight"].to_numpy(np.float64)[order]
     last = len(market.opens_utc) - 1
     if not len(row) or row.min() >= last:
         raise InputError(
@@ -219,6 +219,6 @@ def _targets(orders: pd.DataFrame, market: Market, without_order: float) -> tupl
     first, end = int(row.min()), min(int(row.max()) + 1, last)
     target = np.full((end - first, len(market.tickers)), without_order)
     inside = row < end
-    target[row[inside] - first, column[inside]] = weight[inside]
+    target[row[inside] - first, column[inside]] = weight[inside]  # of equal places the last one stays
     target[market.leaves[first:end]] = 0.0
     return target, first, end

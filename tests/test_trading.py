@@ -240,6 +240,13 @@ def test_without_an_order_the_position_is_closed_or_left_alone(cfg):
     assert trading.simulate(placed, market, cfg, passive=True)["exposure"].iloc[1] > 0.5
 
 
+def test_of_two_orders_at_one_open_the_later_decision_counts(cfg):
+    market = trading.market(quotes([100, 110, 121]), cfg)
+    late, early = (orders(market, [weight]) for weight in (0.3, -0.5))
+    both = pd.concat([late.assign(decided_utc=late["fill_utc"]), early], ignore_index=True)
+    assert trading.simulate(both, market, cfg)["net_exposure"].tolist() == [0.3]
+
+
 def test_a_ruined_book_stays_at_zero(cfg):
     market = trading.market(quotes([100, 300, 100, 50]), cfg)
     result = trading.simulate(orders(market, [-1.0, -1.0, -1.0]), market, cfg)

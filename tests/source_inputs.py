@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from fusion_alpha import config, sessions
@@ -25,10 +26,15 @@ BLOCKS = {
 
 def configuration(source: str, block: dict | None = None, **top: object) -> config.Config:
     """The committed defaults with this source; `block` changes its parameters, `top` the top level's."""
-    cfg = config.load(params=ROOT / "params.yaml")
+    cfg = defaults()
     block = replace(BLOCKS[source], **(block or {}))
-    cfg.data = replace(cfg.data, source=source, simulated=False, public=True, lab=None, **{source: block})
-    return replace(cfg, **top)
+    data = replace(cfg.data, source=source, simulated=False, public=True, lab=None, **{source: block})
+    return replace(cfg, **({"data": data} | top))
+
+
+@cache
+def defaults() -> config.Config:
+    return config.load(params=ROOT / "params.yaml")
 
 
 def days(n: int) -> list[str]:

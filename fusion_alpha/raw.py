@@ -1,0 +1,104 @@
+"""data/raw: a source's files as fetched, with a manifest, never changed afterwards; and folders that are whole.
+
+manifest.json names for every file its url, sha256 and bytes, sorted by path. When it was fetched is not in it, or
+equal content would not have an equal hash: that goes to .cache/retrieved.json of the main checkout.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fusion_alpha import files
+from fusion_alpha.errors import InputError
+from fusion_alpha.sources import RawFile
+
+MANIFEST = "manifest.json"
+
+
+def replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write a temporary neighbour of `target`, then rename it into place with all that is in it.
+
+    Interrupted, it leaves the old folder or none, never half of the new one. What an earlier interruption left
+    beside it is removed first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*.partial"):
+        shutil.rmtree(leftover)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
+    partial.mkdir()
+    try:
+        fill(partial)
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for folder in (partial, old):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def write_manifest(raw: Path, source: str, fetched: list[RawFile]) -> None:
+    """Name every file below `raw`; the source must have listed exactly those that are there."""
+    present = {path for path in raw.rglob("*") if path.is_file()}
+    assert present == {file.path for file in fetched}, f"listed {sorted(fetched, key=str)}, present {sorted(present)}"
+    entries = [
+        {
+            "path": file.path.relative_to(raw).as_posix(),
+            "url": file.url,
+            "sha256": files.sha256(file.path),
+            "bytes": file.path.stat().st_size,
+        }
+        for file in fetched
+    ]
+    files.write_json(raw / MANIFEST, {"source": source, "files": sorted(entries, key=lambda entry: str(entry["path"]))})
+
+
+def verify(raw: Path, source: str) -> int:
+    """Check the files below `raw` against the manifest; returns how many they are.
+
+    Raises InputError when there is no raw data, when it is another source's, and for a file that is missing, extra or
+    not as it was fetched.
+    """
+    fetch_again = "run ingest: `dvc repro ingest`"
+    manifest = raw / MANIFEST
+    if not manifest.exists():
+        raise InputError("no raw data", file=manifest, remedy=fetch_again)
+    content = files.read_json(manifest)
+    if content["source"] != source:
+        raise InputError(
+            f"raw data is from source {content['source']!r}",
+            file=manifest,
+            rule=f"data.source = {source}",
+            remedy=fetch_again,
+        )
+    for entry in content["files"]:
+        path = raw / entry["path"]
+        if not path.is_file() or files.sha256(path) != entry["sha256"]:
+            raise InputError(
+                "missing, or not as it was fetched",
+                file=path,
+                rule=f"SHA-256 {entry['sha256']} of {manifest.name}",
+                remedy="raw data is never edited: run `dvc checkout`, or ingest again",
+            )
+    named = {raw / entry["path"] for entry in content["files"]} | {manifest}
+    extra = sorted(path for path in raw.rglob("*") if path.is_file() and path not in named)
+    if extra:
+        raise InputError("not in the manifest", file=extra[0], rule="raw holds what ingest put there", remedy="move it")
+    return len(content["files"])
+
+
+def note_retrieval(raw: Path, root: Path) -> None:
+    """Note the time for this content in the main checkout's sidecar, which neither git nor DVC keeps."""
+    sidecar = root / ".cache/retrieved.json"
+    times = files.read_json(sidecar) if sidecar.exists() else {}
+    manifest = raw / MANIFEST
+    times[files.sha256(manifest)] = {
+        "source": files.read_json(manifest)["source"],
+        "retrieved_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    files.write_json(sidecar, times)

@@ -1,0 +1,36 @@
+"""ingest: source -> raw. The source's files as fetched, and for the laboratory its truth beside them.
+
+Reads   what the source of cfg.data names: the laboratory's generator, an archive, a folder, Yahoo
+Writes  data/raw/ with manifest.json, data/truth/truth.parquet, the retrieval time in .cache/retrieved.json
+Holds   raw is whole or as it was before, and never changed afterwards; no time is in it.
+Run     python -m stages.ingest [data.lab.seed=8 ...]
+"""
+
+import logging
+from pathlib import Path
+
+from fusion_alpha import raw, sources, stage, tables
+from fusion_alpha.config import Config
+from fusion_alpha.files import read_json
+
+log = logging.getLogger(__name__)
+
+RAW = Path("data/raw")
+
+
+def main(cfg: Config) -> None:
+    source = sources.get(cfg.data.source)
+
+    def fetch(folder: Path) -> None:
+        raw.write_manifest(folder, cfg.data.source, source.fetch(cfg, folder))
+
+    raw.replace_folder(RAW, fetch)
+    truth = source.truth(cfg) if hasattr(source, "truth") else tables.empty("truth")
+    tables.write("truth", truth)
+    raw.note_retrieval(RAW, stage.root())
+    entries = read_json(RAW / raw.MANIFEST)["files"]
+    log.info("%s: %d files, %.1f MB", cfg.data.source, len(entries), sum(entry["bytes"] for entry in entries) / 1e6)
+
+
+if __name__ == "__main__":
+    stage.run(main)

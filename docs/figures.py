@@ -110,7 +110,7 @@ def dag() -> tuple[Figure, str]:
     rows = [[name for name in stages if depth[name] == level] for level in range(max(depth.values()) + 1)]
     figure, axes = canvas(WIDTH, 0.78 * len(rows) + 0.1, (0, 10), (-len(rows) + 0.45, 0.55))
     place = {
-        name: (5 + 3.2 * (column - (len(row) - 1) / 2), -float(level))
+        name: (5 + 3.3 * (column - (len(row) - 1) / 2), -float(level))
         for level, row in enumerate(rows)
         for column, name in enumerate(row)
     }
@@ -118,10 +118,9 @@ def dag() -> tuple[Figure, str]:
         for other in reduced(name, others, edges):
             arrow(axes, (place[other][0], place[other][1] - 0.27), (place[name][0], place[name][1] + 0.27))
     for name, (x, y) in place.items():
-        written = [short(out) for out in outs[name]] or ["metrics"]
         layer = outs[name][0].split("/")[1] if outs[name] and outs[name][0].startswith("data/") else None
         layer = layer or ("models" if outs[name] else "metrics")
-        box(axes, (x, y), 2.8, 0.54, LAYER_FILL.get(layer, "#eeeeee"), name, ", ".join(written))
+        box(axes, (x, y), 3.1, 0.54, LAYER_FILL.get(layer, "#eeeeee"), name, written(outs[name]))
     links = "; ".join(f"{name} reads {', '.join(others) or 'the source'}" for name, others in edges.items())
     return figure, f"Graph of the pipeline's stages. {links}."
 
@@ -144,8 +143,14 @@ def reduced(name: str, others: list[str], edges: dict[str, list[str]]) -> list[s
     return [other for other in others if not any(other in ancestors(third) for third in others if third != other)]
 
 
-def short(out: str) -> str:
-    return out.removeprefix("data/").removesuffix(".parquet")
+def written(outs: list[str]) -> str:
+    """What a stage writes, in few words: `interim: news, prices`."""
+    layers: dict[str, list[str]] = {}
+    for out in outs:
+        layer, _, name = out.removeprefix("data/").removesuffix(".parquet").partition("/")
+        layers.setdefault(layer, []).append(name)
+    parts = [f"{layer}: {', '.join(names)}" if names != [""] else layer for layer, names in layers.items()]
+    return "; ".join(parts) or "metrics"
 
 
 def clock() -> tuple[Figure, str]:

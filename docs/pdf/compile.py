@@ -2,7 +2,8 @@
 
 Packages come from packages/ here, fonts from the compiler itself. What Jupyter Book's Typst writer gets wrong for a
 printed book is set right first: it leaves out alternative text (every SVG of the book carries its own, see
-figures.svg), it prints the whole book's contents where a page lists its children, and it starts a new page for each.
+figures.svg), prints the whole book's contents where a page lists its children, starts a new page for each of them, and
+breaks short tables across pages.
 """
 
 import html
@@ -13,21 +14,24 @@ from pathlib import Path
 import typst
 
 IMAGE = re.compile(r'image\("(?P<path>[^"]+\.svg)"')
-CHILDREN = "#outline()"
+UNWANTED = {"#outline()": "", "#let breakableDefault = true": "#let breakableDefault = false"}
 DESCRIPTION = re.compile(r"<desc>(.*?)</desc>", re.DOTALL)
 
 
-def described(source: Path) -> str:
-    """The Typst source with `alt` added to every image; raises ValueError for one that has no description."""
+def corrected(source: Path) -> str:
+    """A part's Typst source; raises ValueError for an image that has no description."""
 
     def with_alt(match: re.Match[str]) -> str:
         found = DESCRIPTION.search((source.parent / match["path"]).read_text())
         if not found:
             raise ValueError(f"{match['path']} has no description to serve as alternative text")
-        text = " ".join(html.unescape(found[1]).split()).replace("\\", "\\\\").replace('"', '\\"')
-        return f'{match[0]}, alt: "{text}"'
+        alt = " ".join(html.unescape(found[1]).split()).replace("\\", "\\\\").replace('"', '\\"')
+        return f'{match[0]}, alt: "{alt}"'
 
-    return IMAGE.sub(with_alt, source.read_text())
+    text = IMAGE.sub(with_alt, source.read_text())
+    for found, wanted in UNWANTED.items():
+        text = text.replace(found, wanted)
+    return text
 
 
 def joined(book: Path) -> str:
@@ -49,7 +53,7 @@ def main() -> None:
         raise SystemExit(f"typst {command}: only compile is provided")
     source = Path(name)
     for part in source.parent.glob("*.typ"):
-        part.write_text(described(part).replace(CHILDREN, "") if part != source else joined(part))
+        part.write_text(joined(part) if part == source else corrected(part))
     packages = Path(__file__).parent / "packages"
     try:
         typst.compile(source, output=source.with_suffix(".pdf"), package_path=packages, ignore_system_fonts=True)

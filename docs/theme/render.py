@@ -4,6 +4,7 @@ Jupyter Book runs this as the theme's build command. Every page arrives with num
 outputs resolved; what is left is one function per node type. A node type without a function stops the build.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -105,9 +106,11 @@ class Page:
         return f'<span class="number">{self.children(node)}</span> '
 
     def image(self, node: Node) -> str:
-        if not node.get("alt"):
+        source = public() / Path(node["url"]).name
+        alt = node.get("alt") or (description(source.read_text()) if source.suffix == ".svg" else "")
+        if not alt:
             raise UnknownNode(f"page {self.slug}: the image {node.get('urlSource')} has no alternative text")
-        return picture(node["url"], node["alt"], node.get("width"))
+        return picture(save(source.read_bytes(), source.suffix), alt, node.get("width"))
 
     def table(self, node: Node) -> str:
         rows = [self.render(row) for row in node["children"]]
@@ -152,11 +155,10 @@ class Page:
 
     def vector(self, item: Node) -> str:
         svg = source_of(item)
-        found = DESCRIPTION.search(svg)
-        if not found:
+        alt = description(svg)
+        if not alt:
             raise UnknownNode(f"page {self.slug}: a drawn figure has no description to serve as alternative text")
-        url = item.get("path") or save_figure(svg)
-        return picture(url, " ".join(unescape(found[1]).split()))
+        return picture(save(svg.encode(), ".svg"), alt)
 
     def footnote_reference(self, node: Node) -> str:
         number = escape(str(node.get("enumerator") or node["identifier"]))
@@ -197,9 +199,14 @@ def local(url: str) -> str:
     return f"{name}.html" + (f"#{fragment}" if fragment else "")
 
 
+def description(svg: str) -> str:
+    found = DESCRIPTION.search(svg)
+    return " ".join(unescape(found[1]).split()) if found else ""
+
+
 def picture(url: str, alt: str, width: str | None = None) -> str:
     style = f' style="width: max({escape(width)}, 20rem)"' if width else ""
-    return f'<img src="files/{escape(Path(url).name)}" alt="{escape(alt)}" loading="lazy"{style}>'
+    return f'<img src="{url}" alt="{escape(alt)}" loading="lazy"{style}>'
 
 
 def scrolled(table: str) -> str:
@@ -217,12 +224,13 @@ def source_of(item: Node) -> str:
     return (public() / Path(item["path"]).name).read_text()
 
 
-def save_figure(svg: str) -> str:
-    import hashlib
-
-    name = f"output-{hashlib.sha256(svg.encode()).hexdigest()[:16]}.svg"
-    (public() / name).write_text(svg)
-    return name
+def save(content: bytes, suffix: str) -> str:
+    """Keep a picture under a name made of its content, so that equal books are equal files; returns its address."""
+    url = f"files/{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
+    path = Path(os.environ["BUILD_DIRECTORY"]) / url
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return url
 
 
 IGNORED = {"comment", "mystTarget", "footnoteDefinition", "blockBreak"}
@@ -350,10 +358,6 @@ def copy_assets(target: Path) -> None:
     (target / "katex" / "katex.min.css").write_text(style)
     for font in (katex / "fonts").glob("*.woff2"):
         shutil.copyfile(font, target / "katex" / "fonts" / font.name)
-    (target / "files").mkdir()
-    for image in public().iterdir():
-        if image.suffix in (".svg", ".png"):
-            shutil.copyfile(image, target / "files" / image.name)
 
 
 def main() -> None:

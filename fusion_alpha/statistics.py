@@ -41,7 +41,7 @@ def sharpe(returns: ArrayLike, per_year: float) -> Any:
 
 
 def bootstrap_interval(
-    statistic: Callable[[Floats], Any], rows: Floats, block: float, cfg: EvaluateConfig
+    statistic: Callable[[Floats], Any], rows: Floats, block: float, settings: EvaluateConfig
 ) -> tuple[Floats, Floats]:
     """Percentile interval of `statistic(rows)` under the stationary bootstrap of rows with this mean block length.
 
@@ -54,15 +54,18 @@ def bootstrap_interval(
     width = np.size(statistic(rows))
     if len(rows) < 2:
         return np.full(width, np.nan), np.full(width, np.nan)
-    bootstrap = StationaryBootstrap(max(1.0, min(block, len(rows) / 5)), rows, seed=cfg.seed)
+    bootstrap = StationaryBootstrap(max(1.0, min(block, len(rows) / 5)), rows, seed=settings.seed)
     low, high = bootstrap.conf_int(
-        lambda sample: np.atleast_1d(statistic(sample)), cfg.bootstrap_samples, method="percentile", size=cfg.confidence
+        lambda sample: np.atleast_1d(statistic(sample)),
+        settings.bootstrap_samples,
+        method="percentile",
+        size=settings.confidence,
     )
     return low, high
 
 
 def strategies(
-    results: Mapping[str, pd.DataFrame], benchmark: str, per_year: float, cfg: EvaluateConfig
+    results: Mapping[str, pd.DataFrame], benchmark: str, per_year: float, settings: EvaluateConfig
 ) -> dict[str, Measures]:
     """Measures of simulated strategies that share their intervals (frames of `trading.simulate`).
 
@@ -74,8 +77,8 @@ def strategies(
     """
     net = np.column_stack([result["net_ret"] for result in results.values()])
     sessions = next(iter(results.values()))["session"]
-    block = cfg.block_sessions * len(net) / sessions.nunique()
-    low, high = bootstrap_interval(lambda sample: sharpe(sample, per_year), net, block, cfg)
+    block = settings.block_sessions * len(net) / sessions.nunique()
+    low, high = bootstrap_interval(lambda sample: sharpe(sample, per_year), net, block, settings)
     by_session = {name: _compound_by_session(result) for name, result in results.items()}
     measures = {}
     for number, (name, result) in enumerate(results.items()):
@@ -120,7 +123,7 @@ def _measures(result: pd.DataFrame, per_year: float) -> Measures:
     }
 
 
-def classification(p_up: pd.Series, label: pd.Series, session: pd.Series, cfg: EvaluateConfig) -> Measures:
+def classification(p_up: pd.Series, label: pd.Series, session: pd.Series, settings: EvaluateConfig) -> Measures:
     """Measures of P(up) against the label, over rows that have one; up is predicted where p_up > 0.5.
 
     MCC comes with an interval that keeps the rows of a session, and runs of sessions, together: names move
@@ -139,7 +142,7 @@ def classification(p_up: pd.Series, label: pd.Series, session: pd.Series, cfg: E
     result |= {name: int(count) for name, count in zip(names, counts, strict=True)}
     both = 0 < n_up < n
     by_session = pd.DataFrame(cells).groupby(session[known].to_numpy()).sum().to_numpy()
-    low, high = bootstrap_interval(_mcc, by_session, cfg.block_sessions, cfg) if n else ([np.nan], [np.nan])
+    low, high = bootstrap_interval(_mcc, by_session, settings.block_sessions, settings) if n else ([np.nan], [np.nan])
     undefined = float("nan")
     numbers = {
         "accuracy": (guess == truth).mean() if n else undefined,

@@ -19,7 +19,7 @@ $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11 to 3.13 is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(VENV)/bin/python -m fusion_alpha.tracking
+	$(VENV)/bin/python -c "from fusion_alpha import tracking; tracking.prepare()"
 	touch $@
 
 repro: $(READY) ## run the whole pipeline on the embedded lab and say where the results are
@@ -52,7 +52,8 @@ book: $(READY) ## build the Nimbus Book (site and PDF) from the results of the l
 	python docs/build.py
 
 ui: $(READY) ## MLflow's comparison of runs, on this machine only
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1 --host 127.0.0.1
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore mlflow ui --backend-store-uri sqlite:///mlflow.db \
+	  --workers 1 --host 127.0.0.1 --uvicorn-opts "--log-level warning"
 
 lock: $(READY) ## refresh requirements.txt from pyproject.toml
 	pip-compile --quiet --extra dev --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \

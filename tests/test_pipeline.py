@@ -1,0 +1,144 @@
+"""The whole DAG on a small laboratory: it runs, it repeats to the byte, and it does not look ahead."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fusion_alpha import config, tables, tracking
+from fusion_alpha.files import sha256
+
+STAGES = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
+SMALL = [
+    "text=stub",
+    "data.lab.n_tickers=3",
+    "data.lab.last_session='2016-06-30'",
+    "data.dev_start='2016-01-04'",
+    "data.test_start='2016-03-01'",
+    "contradiction.n_paths=128",
+    "train.epochs=2",
+    "predict.mc_samples=4",
+    "evaluate.bootstrap_samples=50",
+    "technical.workers=1",
+    "contradiction.workers=1",
+]
+LAYERS = ("prices", "news", "panel", "news_bars", "technical", "contradiction")
+CUT = pd.Timestamp("2016-03-24", tz="UTC")  # the day before Good Friday
+
+
+def run(stages: list[str], params: Path) -> None:
+    cfg = config.load(params=params)
+    for name in stages:
+        importlib.import_module(f"stages.{name}").main(cfg)
+
+
+def hashes() -> dict[str, str]:
+    folders = (Path("data"), Path("models"), Path("metrics"))
+    return {str(path): sha256(path) for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Path]:
+    """Folder of a finished run and its parameters."""
+    folder = tmp_path_factory.mktemp("dag")
+    params = folder / "params.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[1])
+        config.compose(params, SMALL)
+        patch.chdir(folder)
+        patch.setenv("DVC_ROOT", str(folder))
+        run(STAGES, params)
+    return folder, params
+
+
+@pytest.fixture
+def inside(finished, monkeypatch) -> Path:
+    folder, params = finished
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    return params
+
+
+def test_every_layer_is_there_and_valid(inside):
+    for name in (
+        "prices",
+        "news",
+        "rejected",
+        "panel",
+        "news_bars",
+        "technical",
+        "text",
+        "contradiction",
+        "predictions",
+    ):
+        assert len(tables.read(name)) > 0, name
+    assert tables.read("benchmark").empty
+    predictions = tables.read("predictions").merge(tables.read("panel"), on=["ticker", "bar_close_utc"])
+    assert set(predictions["split_x"]) == {"train", "dev", "test"}
+    assert (predictions["decided_utc_x"] == predictions["decided_utc_y"]).all()
+
+
+def test_metrics_say_what_happened_and_when_nothing(inside):
+    assert {path.stem for path in Path("metrics").glob("*.json")} == set(STAGES) - {"ingest"}
+    evaluated = json.loads(Path("metrics/evaluate.json").read_text())
+    assert evaluated["simulated"] is True
+    panel, predictions = tables.read("panel"), tables.read("predictions")
+    test = predictions[predictions["split"] == "test"].merge(panel, on=["ticker", "bar_close_utc"])
+    assert evaluated["n"] == test["target_label"].notna().sum()
+    assert evaluated["n_up"] == test["target_label"].sum()
+
+
+def test_one_run_is_tracked_with_its_test_metrics(inside):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking.prepare())
+    runs = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert "auc" in runs[0].data.metrics
+    assert runs[0].data.tags["simulated"].lower() == "true"
+
+
+def test_the_same_inputs_give_the_same_bytes(inside):
+    before = hashes()
+    run(STAGES, inside)
+    assert hashes() == before
+
+
+def truncate(raw: Path) -> None:
+    """Delete from raw every bar and every headline after CUT."""
+    for path in (raw / "prices").glob("*.csv"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:1] + [line for line in lines[1:] if line[:10] <= f"{CUT:%Y-%m-%d}"]))
+    news = raw / "news/news.jsonl"
+    kept = []
+    for line in news.read_text().splitlines(keepends=True):
+        try:
+            published = pd.Timestamp(json.loads(line)["published_utc"])
+        except (ValueError, KeyError):
+            continue
+        if pd.notna(published) and published.tz_convert("UTC") < CUT + pd.Timedelta(hours=20):
+            kept.append(line)
+    news.write_text("".join(kept))
+
+
+def test_deleting_the_future_changes_nothing_before_it(inside, tmp_path, monkeypatch):
+    whole = {name: tables.read(name) for name in LAYERS}
+    shutil.copytree("data/raw", tmp_path / "data/raw")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fusion_alpha.raw.verify", lambda *_: None)  # the truncated copy is no longer as fetched
+    truncate(Path("data/raw"))
+    run(STAGES[1:6], inside)
+    close = CUT + pd.Timedelta(hours=20)
+    for name in LAYERS:
+        part = tables.read(name)
+        time = next(column for column in ("bar_close_utc", "published_utc") if column in part)
+        assert len(part) > 100, name
+        assert part[time].max() <= close, name
+        kept = [column for column in part if not column.startswith("target_")]
+        expected = whole[name][whole[name][time] <= close]
+        if name == "news":
+            expected = expected[expected[time] < close]
+        pd.testing.assert_frame_equal(part[kept], expected[kept].reset_index(drop=True), check_exact=True, obj=name)

@@ -154,7 +154,9 @@ class Table:
 
     def _repr_html_(self) -> str:
         sides = [' align="right"' if column in self.right else "" for column in range(len(self.head))]
-        head = "".join(f"<th{side}>{escape(name)}</th>" for name, side in zip(self.head, sides, strict=True))
+        head = "".join(
+            f'<th scope="col"{side}>{escape(name)}</th>' for name, side in zip(self.head, sides, strict=True)
+        )
         body = "".join(
             "<tr>" + "".join(f"<td{side}>{_cell(item)}</td>" for item, side in zip(row, sides, strict=True)) + "</tr>"
             for row in self.rows
@@ -291,6 +293,73 @@ def runs(limit: int = 20) -> "Table | Paragraph":
         for run in found
     ]
     return Table(rows, head)
+
+
+def cleaning() -> Table:
+    """Rows that the cleaning stage read, by what became of them."""
+    content = metrics("clean")
+    rows = [
+        (name, part["rows"], part["kept"], part["rejected"], sum(part["left_out"].values()))
+        for name, part in ((name, content[name]) for name in ("prices", "news"))
+    ]
+    return Table(rows, ["rows of", "read", "kept", "rejected", "left out by choice"])
+
+
+def refused() -> Table:
+    """Rejected rows by the rule that they broke."""
+    rows = [(rule, count) for rule, count in metrics("clean")["rejected_by_rule"].items()]
+    return Table(rows, ["column and rule", "rows"], right=[1])
+
+
+def personal() -> Table:
+    """Personal data in the news rows before and after cleaning."""
+    content = metrics("clean")["pii"]
+    rows = [(words(kind), count, content["after"][kind]) for kind, count in content["before"].items()]
+    return Table(rows, ["kind", "in raw", "in interim"])
+
+
+def roles() -> Table:
+    """Bars and labels by role."""
+    content = metrics("process")["split"]
+    rows = [
+        (role, part["bars"], part["labels"], part["up"], percent(part["up"], part["labels"]))
+        for role, part in ((role, content[role]) for role in ("train", "dev", "test", "none") if role in content)
+    ]
+    return Table(rows, ["role", "bars", "labelled", "up", "up %"], right=range(1, 5))
+
+
+def kinds() -> Table:
+    """Bars by kind of contradiction."""
+    content = metrics("contradiction")
+    rows = [(kind, count, percent(count, content["bars"])) for kind, count in content["kind"].items()]
+    return Table(rows, ["kind", "bars", "share %"], right=[1, 2])
+
+
+def training() -> Table:
+    """Losses and skill of the weights that were kept, with the learned thresholds where the model has them."""
+    content = metrics("train")
+    names = {"loss": "loss (nats)", "bce": "cross-entropy of p_up (nats)", "nll": "Gaussian NLL of the return (nats)"}
+    names |= {key: words(key) for key in content["dev"] if key not in names}
+    rows: list[Sequence[Any]] = [
+        (name, content["train"].get(key), content["dev"].get(key)) for key, name in names.items()
+    ]
+    rows += [(f"learned {words(key)}", tau, None) for key, tau in (content["thresholds"] or {}).items()]
+    rows.append(("weights of the network", content["parameters"], None))
+    return Table(rows, ["quantity", "train", "dev"])
+
+
+def predicted() -> Table:
+    """Means of the predictions by role."""
+    content = metrics("predict")["split"]
+    rows = [
+        (role, part["rows"], part["p_up"], part["sd_ret"], part["severity"])
+        for role, part in ((role, content[role]) for role in ("train", "dev", "test", "none") if role in content)
+    ]
+    return Table(rows, ["role", "rows", "mean p_up", "mean sd_ret", "mean severity gate"])
+
+
+def percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else NOTHING
 
 
 class Paragraph:

@@ -217,11 +217,25 @@ def write_results(root: Path) -> None:
             "contradiction": {"score": flags, "learned": flags, "naive": flags},
             "strategies": {"model": strategy, "buy_and_hold": strategy | {"hit_rate": None}},
         },
-        "train": {"best_epoch": 2, "dev": {"loss": 0.7}},
+        "train": {
+            **{"best_epoch": 2, "parameters": 9876, "thresholds": {"tau_over": 0.8, "tau_under": 0.7}},
+            **{"train": {"loss": 1.0, "bce": 0.7, "nll": 0.6}, "dev": {"loss": 1.1, "bce": 0.7, "nll": 0.8, "ic": 0.1}},
+        },
+        "clean": {
+            **{name: {"rows": 10, "kept": 9, "rejected": 1, "left_out": {}} for name in ("prices", "news")},
+            "pii": {"before": {"handles": 3}, "after": {"handles": 0}},
+            "rejected_by_rule": {"prices.close: a number": 1, "news.text: text": 1},
+        },
+        "process": {
+            **{"tickers": 3, "news_with_bar": 9},
+            "split": {role: {"bars": 5, "labels": 4, "up": 2} for role in ("train", "dev", "test")},
+        },
+        "contradiction": {"bars": 15, "kind": {"none": 12, "overhype": 2, "underhype": 1}},
+        "predict": {"split": {"test": {"rows": 4, "p_up": 0.5, "sd_ret": 0.02, "severity": 0.4}}},
     }
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
-    for name in {*stages, "clean", "process", "contradiction", "train", "evaluate"}:
-        content = contents.get(name, {"rows": 1234, "by_role": {"train": 1000, "test": 234}})
+    for name in {*stages, *contents}:
+        content = contents.get(name, {"rows": 1234})
         (folder / f"{name}.json").write_text(json.dumps(content))
     header = ",".join(["epoch", *(f"{role}_{part}" for role in ("train", "dev") for part in ("loss", "bce", "nll"))])
     rows = [f"{epoch},1.0,0.7,0.6,1.1,0.7,0.8" for epoch in (1, 2, 3)]

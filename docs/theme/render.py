@@ -107,7 +107,7 @@ class Page:
 
     def image(self, node: Node) -> str:
         source = public() / Path(node["url"]).name
-        alt = node.get("alt") or (description(source.read_text()) if source.suffix == ".svg" else "")
+        alt = description(source.read_text()) if source.suffix == ".svg" else node.get("alt")
         if not alt:
             raise UnknownNode(f"page {self.slug}: the image {node.get('urlSource')} has no alternative text")
         return picture(save(source.read_bytes(), source.suffix), alt, node.get("width"))

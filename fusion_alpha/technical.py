@@ -78,7 +78,7 @@ def momentum(bars: pd.DataFrame) -> Columns:
     move = close.diff()
     up, down = window_sum(move.clip(lower=0), 14), window_sum(-move.clip(upper=0), 14)
     return {
-        "rsi_14": 100 * up / (up + down),
+        "rsi_14": 100 * (up / (up + down)),
         "stoch_14": ta.momentum.StochasticOscillator(high, low, close, window=14).stoch(),
         "uo_7_14_28": ta.momentum.UltimateOscillator(high, low, close).ultimate_oscillator(),
         "ao_ratio_5_34": ta.momentum.AwesomeOscillatorIndicator(high, low).awesome_oscillator() / close,

@@ -127,6 +127,20 @@ def test_a_price_that_stands_still_has_no_volatility(bars):
     assert technical.features(moving[technical.INPUTS], WARMUP)["volatility_20"].iloc[WARMUP:].notna().all()
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+def test_bounded_features_keep_their_bounds_on_a_one_way_market(bars, direction):
+    factor = np.exp(direction * 0.03 * np.arange(len(bars)) * (1 + 0.3 * synthetic_bars.noise(len(bars), 9) / 10))
+    close = 50 * np.sort(factor)[::direction]
+    opened = np.concatenate([[50.0], close[:-1]])
+    edges = {"high": np.maximum(opened, close), "low": np.minimum(opened, close)}
+    table = technical.features(bars.assign(open=opened, close=close, **edges)[technical.INPUTS], WARMUP)
+    after = table.iloc[WARMUP:]
+    for name in ("rsi_14", "aroon_25"):
+        column = tables.schema("technical").columns[name]
+        assert after[name].between(column["min"], column["max"]).all()
+    assert after["rsi_14"].eq(100.0 if direction > 0 else 0.0).all()
+
+
 @pytest.mark.parametrize("n_bars", [0, 1, 2, 14, 59, 60, 61])
 def test_short_histories(n_bars):
     panel = synthetic_bars.panel(("AAA", "BBB"), 61)

@@ -42,7 +42,11 @@ class LabConfig:
     odd_rows: bool
 
     def __post_init__(self) -> None:
-        _require(self.n_tickers >= 1, "data.lab.n_tickers", self.n_tickers, "at least 1")
+        _require(0 <= self.seed < 1 << 64, "data.lab.seed", self.seed, "in [0, 2^64)")
+        for name in ("first_session", "last_session"):
+            value = getattr(self, name)
+            _require(is_date(value), f"data.lab.{name}", value, "a date as YYYY-MM-DD")
+        _require(1 <= self.n_tickers < 1 << 16, "data.lab.n_tickers", self.n_tickers, "in [1, 65535]")
         _require(self.n_news >= 0, "data.lab.n_news", self.n_news, "at least 0")
         _require(abs(self.delta) <= 1, "data.lab.delta", self.delta, "in [-1, 1] (standard deviations)")
         _require(self.half_life_bars > 0, "data.lab.half_life_bars", self.half_life_bars, "positive (bars)")

@@ -444,6 +444,15 @@ def test_refuses_what_allows_no_market(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "override",
+    ["seed=-1", f"seed={1 << 64}", "first_session='2015-02-31x'", "last_session=soon", "n_tickers=0", "delta=1.5"],
+)
+def test_refuses_parameters_out_of_range(override):
+    with pytest.raises(InputError, match=f"data.lab.{override.split('=')[0]}"):
+        config.load([f"data.lab.{override}"])
+
+
+@pytest.mark.parametrize(
     ("days", "n_tickers"), [(("2015-01-02", "2015-01-02"), 1), (("2015-01-02", "2015-01-05"), 2)], ids=["one", "two"]
 )
 def test_smallest_laboratories(days, n_tickers, tmp_path):

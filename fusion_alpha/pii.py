@@ -30,11 +30,13 @@ MIN_KEY_CHARACTERS = 16
 # What may follow the host of a link: printable ASCII but quotes and angle brackets, not ending in punctuation.
 _TAIL = r"[!#-;=?-~]*[A-Za-z0-9/=_~%&+#-]"
 _TOP_LEVEL = r"(?:com|net|org|co|ly|me|gl|it|io|us|tv|info|biz|to|cc|am|in|be|uk|de|fr)"
-_LINK = re.compile(
-    rf"(?:https?|ftp)://[\w.@:%-]+(?:[/?#](?:{_TAIL})?)?…?"
-    rf"|\bwww\d?\.[\w-]+\.[\w.-]+(?:[/?#](?:{_TAIL})?)?"
-    rf"|(?<![\w@.-])[a-z0-9](?:[a-z0-9-]*\.)+{_TOP_LEVEL}/[A-Za-z0-9]{_TAIL}"
-    r"|\bhttps?(?::/{0,2})?…|\bhtt…",  # cut off by a length limit
+_LINK = re.compile(  # no IGNORECASE: with it the search could not skip to the next h or f
+    rf"(?:[hH][tT][tT][pP][sS]?|[fF][tT][pP])://[\w.@:%-]+(?:[/?#](?:{_TAIL})?)?…?"
+    r"|\b[hH][tT][tT][pP][sS]?(?::/{0,2})?…|\b[hH][tT][tT]…",  # cut off by a length limit
+)
+_BARE_LINK = re.compile(
+    rf"\bwww\d?\.[\w-]+\.[\w.-]+(?:[/?#](?:{_TAIL})?)?"
+    rf"|(?<![\w@.-])[a-z0-9](?:[a-z0-9-]*\.)+{_TOP_LEVEL}/[A-Za-z0-9]{_TAIL}",
     re.IGNORECASE,
 )
 _EMAIL = re.compile(
@@ -73,13 +75,14 @@ class _Kind:
     hint: re.Pattern[str]  # cheap; where it is absent the pattern cannot match
 
 
-_KINDS = (
-    _Kind("links", _LINK, "<url>", re.compile("htt|ftp|www|/", re.IGNORECASE)),
-    _Kind("emails", _EMAIL, "<email>", re.compile(r"@|at ?[\])]| dot ", re.IGNORECASE)),
+_PATTERNS = (  # in this order
+    _Kind("links", _LINK, "<url>", re.compile("://|…")),
+    _Kind("links", _BARE_LINK, "<url>", re.compile(r"[wW]{3}\d?\.|\.[A-Za-z]{2,4}/")),
+    _Kind("emails", _EMAIL, "<email>", re.compile(r"[\w.%+-]@[\w-]+\.|[aA][tT] ?[\])]| [dD][oO][tT] ")),
     _Kind("phones", _PHONE, r"\g<word><phone>", re.compile(r"(?:\d\D{0,3}){8}\d")),
     _Kind("handles", _HANDLE, "@user", re.compile("[@＠]")),
 )
-KINDS = tuple(kind.name for kind in _KINDS)
+KINDS = tuple(dict.fromkeys(kind.name for kind in _PATTERNS))
 
 
 def scrub(text: str) -> str:
@@ -89,16 +92,16 @@ def scrub(text: str) -> str:
 
 def scrub_counted(text: str) -> tuple[str, tuple[int, ...]]:
     """The scrubbed text and how many of each of KINDS it held; scrubbing the result again changes nothing."""
-    totals = [0] * len(_KINDS)
+    totals = dict.fromkeys(KINDS, 0)
     replaced = 1
     while replaced:  # a placeholder may uncover what stood against it; every pass leaves less to replace
         replaced = 0
-        for number, kind in enumerate(_KINDS):
+        for kind in _PATTERNS:
             if kind.hint.search(text):
                 text, count = kind.pattern.subn(kind.placeholder, text)
-                totals[number] += count
+                totals[kind.name] += count
                 replaced += count
-    return text, tuple(totals)
+    return text, tuple(totals.values())
 
 
 def scrub_all(texts: pd.Series) -> tuple[pd.Series, dict[str, int]]:

@@ -58,6 +58,7 @@ ui: $(READY) ## MLflow's comparison of runs, on this machine only
 lock: $(READY) ## refresh requirements.txt from pyproject.toml
 	pip-compile --quiet --extra dev --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --no-header --output-file requirements.txt pyproject.toml
+	sed -i 's/^torch==\([0-9.]*\)+.*/torch==\1/' requirements.txt  # the version, not the machine's build of it
 
 clean: ## remove the environment and the caches; data, models and experiments stay
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build

@@ -1,4 +1,4 @@
-"""data/raw: a source's files as fetched, with a manifest, never changed afterwards; and folders that are whole.
+"""data/raw: a source's files as fetched, with a manifest, never changed afterwards; and sets of files that are whole.
 
 manifest.json names for every file its url, sha256 and bytes, sorted by path. When it was fetched is not in it, or
 equal content would not have an equal hash: that goes to .cache/retrieved.json of the main checkout.
@@ -40,6 +40,24 @@ def replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
         for folder in (partial, old):
             if folder.exists():
                 shutil.rmtree(folder)
+
+
+def replace_files(target: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write several files of the folder `target` elsewhere; rename them into it when all are whole.
+
+    Files of other names stay. Interrupted while they are written, it leaves the old ones.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for leftover in target.glob(".new.*.partial"):
+        shutil.rmtree(leftover)
+    partial = target / f".new.{os.getpid()}.partial"
+    partial.mkdir()
+    try:
+        fill(partial)
+        for path in sorted(partial.iterdir()):
+            path.replace(target / path.name)
+    finally:
+        shutil.rmtree(partial)
 
 
 def write_manifest(raw: Path, source: str, fetched: list[RawFile]) -> None:

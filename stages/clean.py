@@ -2,7 +2,7 @@
 
 Reads   data/raw/
 Writes  data/interim/prices.parquet, news.parquet, rejected.parquet, benchmark.parquet, metrics/clean.json
-Holds   rows read = left out by choice + rejected + kept; nothing is clamped; the folder is whole or as it was before.
+Holds   rows read = left out by choice + rejected + kept; nothing is clamped; the tables are whole or as they were.
 Run     python -m stages.clean [clean.max_rejected_share=0.05 ...]
 """
 
@@ -31,7 +31,7 @@ def write(interim: cleaning.Interim, folder: Path) -> None:
 def main(cfg: Config) -> None:
     raw.verify(RAW, cfg.data.source)
     interim = cleaning.clean(sources.get(cfg.data.source).read(cfg, RAW), cfg)
-    raw.replace_folder(INTERIM, lambda folder: write(interim, folder))
+    raw.replace_files(INTERIM, lambda folder: write(interim, folder))
     write_json(Path("metrics/clean.json"), interim.metrics)
     log.info(
         "%d bars, %d news items, %d rejected rows; personal data before %s, after %s",

@@ -41,6 +41,27 @@ def test_what_a_kill_left_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
+def test_files_are_replaced_together_and_others_stay(tmp_path):
+    (tmp_path / ".gitignore").write_text("/a")
+    raw.replace_files(tmp_path, lambda folder: [(folder / name).write_text("1") for name in "ab"])
+    raw.replace_files(tmp_path, lambda folder: (folder / "b").write_text("2"))
+    assert contents(tmp_path) == {".gitignore": "/a", "a": "1", "b": "2"}
+
+
+def test_files_stay_as_they_were_after_a_failure_and_a_kill(tmp_path):
+    raw.replace_files(tmp_path, lambda folder: [(folder / name).write_text("1") for name in "ab"])
+    (tmp_path / ".new.1.partial").mkdir()  # what a kill leaves
+
+    def fail(folder):
+        (folder / "a").write_text("2")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        raw.replace_files(tmp_path, fail)
+    assert contents(tmp_path) == {"a": "1", "b": "1"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 @pytest.fixture
 def fetched(tmp_path):
     folder = tmp_path / "raw"

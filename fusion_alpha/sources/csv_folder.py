@@ -202,7 +202,7 @@ _FIELDS = {
     "id": (lambda item: _is_name(item.get("id")), "text or a whole number"),
     "ticker": (lambda item: bool(_tickers(item)), "a symbol in ticker, or a list of them in tickers"),
     "published_utc": (lambda item: isinstance(item.get("published_utc"), str), parsing.ZONED),
-    "text": (lambda item: isinstance(item.get("text"), str), "text"),
+    "text": (lambda item: isinstance(item.get("text"), str), "a JSON string"),
     "lang": (lambda item: isinstance(item.get("lang"), str | None), "text or null"),
     "is_repost": (lambda item: isinstance(item.get("is_repost"), bool | None), "true, false or null"),
     "author": (lambda item: item.get("author") is None or _is_name(item["author"]), "text, a whole number or null"),

@@ -88,17 +88,19 @@ def cutoff(panel: pd.DataFrame, rule: TargetConfig) -> pd.Series:
 
 
 def target(panel: pd.DataFrame, movements: pd.DataFrame, cfg: Config) -> pd.DataFrame:
-    """Add target_ret and target_label; null where the ticker has no bar at the fill or at the label's end."""
+    """Add target_ret and target_label; null where the ticker has no bar at the fill or at the label's end.
+
+    With target=stocknet exactly the benchmark's samples have a label.
+    """
     if cfg.target.name == "stocknet":
         if movements.empty:
             raise InputError(
                 "target=stocknet needs the benchmark's movements", remedy="use data=stocknet or target=next_open"
             )
-        due = movements[["ticker", "session", "movement"]]
-        due = due.rename(columns={"session": "next_session", "movement": "target_ret"})
-        panel = panel.merge(due, on=["ticker", "next_session"], how="left", validate="one_to_one")
-        panel["target_label"] = benchmark.label(panel["target_ret"])
-        return panel
+        asked = benchmark.samples(movements)[["ticker", "session", "label"]]
+        due = movements[["ticker", "session", "movement"]].merge(asked, on=["ticker", "session"], how="left")
+        due = due.rename(columns={"session": "next_session", "movement": "target_ret", "label": "target_label"})
+        return panel.merge(due, on=["ticker", "next_session"], how="left", validate="one_to_one")
     opens = panel.set_index(["ticker", "bar_open_utc"])["open"]
     entry, leave = (
         opens.reindex(pd.MultiIndex.from_frame(panel[["ticker", name]])).to_numpy()

@@ -129,7 +129,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         _require(self.name in ("minilm", "finbert", "stub"), "text.name", self.name, "minilm, finbert or stub")
         _require(8 <= self.max_tokens <= 512, "text.max_tokens", self.max_tokens, "in [8, 512]")
-        _require(self.batch_size >= 1, "text.batch_size", self.batch_size, "at least 1")
+        for name in ("dim", "batch_size", "threads"):
+            _require(getattr(self, name) >= 1, f"text.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass

@@ -144,6 +144,7 @@ def jupyter_book(site: bool, pdf: bool, state: str) -> str:
             stop_group(process.pid)
     text = log.read_text(errors="replace")
     if process.returncode:
+        check_log(text)
         raise BookError(f"Jupyter Book ended with status {process.returncode}:\n{tail(text)}")
     return text
 

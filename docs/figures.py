@@ -246,7 +246,7 @@ def fusionnet() -> tuple[Figure, str]:
 
 def curves(table: pd.DataFrame, best: int) -> tuple[Figure, str]:
     """Training and development losses by epoch; `best` is the epoch whose weights were kept."""
-    parts = (("loss", "loss"), ("bce", "cross-entropy of p_up"), ("nll", "Gaussian NLL of the return"))
+    parts = (("loss", "loss"), ("bce", "cross-entropy"), ("nll", "Gaussian NLL"))
     figure, panels = plt.subplots(1, len(parts), figsize=(WIDTH, 2.3))
     for axes, (name, title) in zip(panels, parts, strict=True):
         axes.plot(table["epoch"], table[f"train_{name}"], label="train")

@@ -20,7 +20,8 @@ DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 sys.path.insert(0, str(DOCS / "theme"))
 
-build, figures, render, results = map(importlib.import_module, ("build", "figures", "render", "results"))
+NAMES = ("build", "exhibits", "figures", "render", "results")
+build, exhibits, figures, render, results = map(importlib.import_module, NAMES)
 
 CITATION = re.compile(r"\{cite:[pt]\}`([^`]+)`")
 
@@ -126,16 +127,28 @@ def test_theme_s_lock_names_no_host() -> None:
 
 def test_numbers_are_written_as_readers_want_them() -> None:
     written = {1234567: "1,234,567", 0.1234567: "0.1235", -0.5: "-0.5", 1e-7: "1.00e-07", True: "yes", "a": "a"}
-    assert {number: results.text(number) for number in written} == written
-    assert results.text(None) == results.NOTHING
+    assert {number: exhibits.text(number) for number in written} == written
+    assert exhibits.text(None) == exhibits.NOTHING
 
 
 def test_table_escapes_text_and_flushes_numbers_right() -> None:
-    html = results.Table([("a<b", 1.5), ("`x`", None)], ["name", "value"])._repr_html_()
+    html = exhibits.Table([("a<b", 1.5), ("`x`", None)], ["name", "value"])._repr_html_()
     assert "a&lt;b" in html
     assert "<code>x</code>" in html
     assert '<td align="right">1.5</td>' in html
     assert "<td>a" in html
+
+
+def test_strategies_come_in_a_reader_s_order(project: Path) -> None:
+    assert [row[0] for row in exhibits.strategies().rows] == ["model", "buy and hold", "reversal", "oracle"]
+
+
+def test_sources_without_truth_say_so(project: Path) -> None:
+    path = project / "metrics" / "evaluate.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: content[key] for key in content.keys() - {"oracle", "contradiction"}}))
+    assert "No planted truth" in exhibits.detections()._repr_html_()
+    assert "No oracle" in exhibits.oracle()._repr_html_()
 
 
 def test_drawn_figures_carry_their_description(tmp_path: Path) -> None:
@@ -194,10 +207,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     card.parent.mkdir(parents=True)
     card.write_text("# Sentiment head\n\nStand-in.\n\n## Scores\n\n| set | accuracy |\n|---|--:|\n| a | 0.5 |\n")
     write_results(root)
-    for module in (results, figures.results):
-        monkeypatch.setattr(module, "ROOT", root)
-        monkeypatch.setattr(module, "METRICS", root / "metrics")
-        monkeypatch.setattr(module, "DATABASE", root / "mlflow.db")
+    monkeypatch.setattr(results, "ROOT", root)
+    monkeypatch.setattr(results, "METRICS", root / "metrics")
+    monkeypatch.setattr(results, "DATABASE", root / "mlflow.db")
     return root
 
 
@@ -214,8 +226,12 @@ def write_results(root: Path) -> None:
         "evaluate": {
             **dict.fromkeys(scores, 0.12345),
             **{"simulated": True, "n": 4321, "n_sessions": 250},
+            "oracle": {"ic_model": 0.0321, "ic_oracle": 0.131},
             "contradiction": {"score": flags, "learned": flags, "naive": flags},
-            "strategies": {"model": strategy, "buy_and_hold": strategy | {"hit_rate": None}},
+            "strategies": {
+                **dict.fromkeys(("oracle", "reversal", "model"), strategy),
+                "buy_and_hold": strategy | {"hit_rate": None},
+            },
         },
         "train": {
             **{"best_epoch": 2, "parameters": 9876, "thresholds": {"tau_over": 0.8, "tau_under": 0.7}},
@@ -319,9 +335,20 @@ def with_katex(project: Path) -> None:
     shutil.copytree(installed, project / "docs" / "_build" / "katex")
 
 
+def record_a_run(project: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+    source = yaml.safe_load((project / "params.yaml").read_text())["data"]["source"]
+    run = client.create_run(client.create_experiment(source), run_name="a-recorded-run")
+    client.log_metric(run.info.run_id, "test/mcc", 0.0625)
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
 @pytest.mark.slow
 def test_build_makes_a_complete_site_and_pdf(project: Path) -> None:
     with_katex(project)
+    record_a_run(project)
     done = run_build(project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (project / "docs" / "_build" / "pdf" / "nimbus-book.pdf").read_bytes().startswith(b"%PDF-")
@@ -344,8 +371,8 @@ def test_build_makes_a_complete_site_and_pdf(project: Path) -> None:
     for style in site.rglob("*.css"):
         assert re.findall(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//", style.read_text()) == [], style.name
     text = (site / "experiments.html").read_text()
-    assert "SIMULATED" in text
-    assert "4,321" in text
+    for expected in ("SIMULATED", "4,321", "a-recorded-run", "0.0625"):
+        assert expected in text
     assert subprocess.run(["pgrep", "-f", f"jupyter_server.*{project}"], capture_output=True).stdout == b""
 
 
@@ -361,7 +388,7 @@ def test_changed_result_changes_the_book_and_a_failing_cell_stops_it(project: Pa
     assert run_build(project).returncode == 0
     assert "8,765" in (project / "docs" / "_build" / "html" / "experiments.html").read_text()
     page = project / "docs" / "experiments.md"
-    page.write_text(page.read_text().replace("results.strategies()", "results.no_such_function()"))
+    page.write_text(page.read_text().replace("exhibits.strategies()", "results.no_such_function()"))
     done = run_build(project)
     assert done.returncode == 1
     assert "no_such_function" in done.stderr

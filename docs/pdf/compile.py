@@ -2,8 +2,8 @@
 
 Packages come from packages/ here, fonts from the compiler itself. What Jupyter Book's Typst writer gets wrong for a
 printed book is set right first: it leaves out alternative text (every SVG of the book carries its own, see
-figures.svg), prints the whole book's contents where a page lists its children, starts a new page for each of them, and
-breaks short tables across pages.
+figures.svg), prints the whole book's contents where a page lists its children, starts a new page for each of them,
+breaks short tables across pages, and blows small figures up.
 """
 
 import html
@@ -13,7 +13,9 @@ from pathlib import Path
 
 import typst
 
-IMAGE = re.compile(r'image\("(?P<path>[^"]+\.svg)"')
+IMAGE = re.compile(r'image\("(?P<path>[^"]+\.svg)"(?P<width>, width: [\d.]+%)?')
+SIZE = re.compile(r'<svg[^>]*\bwidth="([\d.]+)pt"')
+DEFAULT_WIDTH, TEXT_WIDTH_PT = ", width: 90%", 442  # what the writer gives to figures without a width
 UNWANTED = {"#outline()": "", "#let breakableDefault = true": "#let breakableDefault = false"}
 DESCRIPTION = re.compile(r"<desc>(.*?)</desc>", re.DOTALL)
 
@@ -22,11 +24,15 @@ def corrected(source: Path) -> str:
     """A part's Typst source; raises ValueError for an image that has no description."""
 
     def with_alt(match: re.Match[str]) -> str:
-        found = DESCRIPTION.search((source.parent / match["path"]).read_text())
+        drawing = (source.parent / match["path"]).read_text()
+        found = DESCRIPTION.search(drawing)
         if not found:
             raise ValueError(f"{match['path']} has no description to serve as alternative text")
         alt = " ".join(html.unescape(found[1]).split()).replace("\\", "\\\\").replace('"', '\\"')
-        return f'{match[0]}, alt: "{alt}"'
+        size = SIZE.search(drawing)
+        own_size = size is not None and match["width"] == DEFAULT_WIDTH and float(size[1]) < 0.9 * TEXT_WIDTH_PT
+        width = f", width: {size[1]}pt" if size and own_size else match["width"] or ""
+        return f'image("{match["path"]}"{width}, alt: "{alt}"'
 
     text = IMAGE.sub(with_alt, source.read_text())
     for found, wanted in UNWANTED.items():

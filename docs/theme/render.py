@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from html import escape, unescape
 from pathlib import Path
@@ -374,4 +375,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UnknownNode as error:
+        sys.exit(f"Error: {error}")

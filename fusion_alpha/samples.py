@@ -11,6 +11,7 @@ same rows. A single feature that is unknown in a usable row (a window without tr
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ class Samples:
     news_hours: Tensor  # f64 [m], publication, in the hours of cutoff_hours
     news_text: Tensor  # i64 [m], index into embeddings
     news_features: Tensor  # f32 [m, A - 1], NEWS_FEATURES without the age
-    embeddings: Tensor  # f16 [texts, D]
+    embeddings: NDArray[np.float16]  # [texts, D], a view of the text table
     n_sessions: int
     n_news: int
     lookback: int
@@ -107,7 +108,7 @@ class Samples:
             sessions=self.sessions[window],
             session_mask=inside & torch.from_numpy(self.usable)[window],
             score=self.score[window],
-            news=self.embeddings[self.news_text[news]].float(),
+            news=torch.from_numpy(self.embeddings[self.news_text[news].numpy()]).float(),
             news_features=torch.cat([age.float()[..., None], self.news_features[news]], dim=-1),
             news_lag=(row[:, None] - self.news_row[news]).clamp(0, self.lookback - 1),
             news_mask=mask,
@@ -206,7 +207,7 @@ def _usable(volatility: NDArray[np.float64]) -> NDArray[np.bool_]:
     return usable
 
 
-def _news(panel: pd.DataFrame, news_bars: pd.DataFrame, text: pd.DataFrame, dim: int) -> dict[str, Tensor]:
+def _news(panel: pd.DataFrame, news_bars: pd.DataFrame, text: pd.DataFrame, dim: int) -> dict[str, Any]:
     """The news arrays of `Samples`."""
     number = panel[[*KEY, "decided_utc"]].assign(row=np.arange(len(panel)))
     news = news_bars.merge(number, on=KEY, how="left", validate="many_to_one")
@@ -238,7 +239,7 @@ def _news(panel: pd.DataFrame, news_bars: pd.DataFrame, text: pd.DataFrame, dim:
         "news_hours": _at_least_one(torch.from_numpy(_hours(news["published_utc"]))),
         "news_text": _at_least_one(torch.from_numpy(position.astype(np.int64))),
         "news_features": _at_least_one(torch.from_numpy(flags.to_numpy("float32"))),
-        "embeddings": torch.from_numpy(vectors.copy()),
+        "embeddings": vectors,
     }
 
 

@@ -36,8 +36,8 @@ def set_up(name: str) -> logging.Logger:
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     handler = RichHandler(console=console, show_path=False, show_level=True, omit_repeated_times=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
-    logging.getLogger("fusion_alpha").setLevel(logging.INFO)
-    logging.getLogger("stages").setLevel(logging.INFO)
+    for ours in ("fusion_alpha", "stages", "__main__"):  # a stage's module is __main__ when it runs
+        logging.getLogger(ours).setLevel(logging.INFO)
     return logging.getLogger(f"stages.{name}")
 
 

@@ -105,7 +105,7 @@ def test_later_data_changes_no_token(frames, cfg):
     for end in (35, 77, 118):
         short = samples.build(until(frames, frames["panel"]["bar_close_utc"][end]), cfg)
         keys = short.rows[samples.KEY].merge(whole.rows[samples.KEY].reset_index(), on=samples.KEY, how="left")
-        here, there = short.gather(np.arange(len(short.rows))), whole.gather(keys["index"].to_numpy("int64"))
+        here, there = short.gather(np.arange(len(short.rows))), whole.gather(np.array(keys["index"], "int64"))
         for name in ("session_mask", "news_mask"):
             assert torch.equal(getattr(here, name), getattr(there, name))
         for name, mask in (("sessions", "session_mask"), ("news", "news_mask"), ("news_features", "news_mask")):

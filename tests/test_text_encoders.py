@@ -32,7 +32,7 @@ def minilm_config():
 
 @pytest.fixture(scope="module")
 def minilm(minilm_config):
-    return create(replace(minilm_config, batch_size=4))
+    return create(replace(minilm_config, batch_size=3))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_minilm_300_texts_alone_reversed_and_shuffled_have_equal_bytes(minilm):
 
 
 def test_minilm_bits_at_the_default_batch_size_depend_on_no_neighbour_and_no_thread(minilm_config):
-    texts = tiny_bert.texts(24)
+    texts = tiny_bert.texts(14)
     vectors, probabilities = same_bits(create(minilm_config), texts)
     other_vectors, other_probabilities = encode(create(replace(minilm_config, threads=1)), texts)
     assert other_vectors.tobytes() == vectors.tobytes()

@@ -20,10 +20,10 @@ _GIVEN = (  # accuracy, macro-F1 on tfns_valid, from the README of the labelled 
     ("frozen all-MiniLM-L6-v2, small MLP, class-balanced", 0.80, 0.74),
     ("all-MiniLM-L6-v2 fine-tuned as a whole, one epoch", 0.87, 0.83),
 )
-_NAMES = {
+_TITLES = {
     "tfns_valid": "Twitter financial news, validation part (the recipe was chosen on it)",
     "sentfin_held_out": "SEntFiN 1.0 headlines that were held out",
-    "taborda_tweets": "Stock market tweets of 2020 (out of domain)",
+    "taborda_tweets": "Stock market tweets of 2020 (CC BY 4.0; out of domain)",
 }
 
 
@@ -73,22 +73,25 @@ def judge(encoder: Encoder, texts: Sequence[str], labels: NDArray[np.int64]) -> 
 def card(figures: dict[str, Any]) -> str:
     """The model card in Markdown."""
     recipe, judged = figures["recipe"], figures["judged"]
-    first = next(iter(judged.values()))
+    first = judged["tfns_valid"]
     rows = [
         ("majority class", first["majority"]["accuracy"], first["majority"]["macro_f1"]),
         *_GIVEN,
         ("**this head**", first["accuracy"], first["macro_f1"]),
     ]
     beside = "\n".join(f"| {name} | {accuracy:.3f} | {f1:.3f} |" for name, accuracy, f1 in rows)
-    versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
-    counts = ", ".join(f"{count:,} {label}" for label, count in figures["trained_on"].items())
-    settings = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(figures["versions"].items()))
+    trained_on = "".join(
+        f"- {sum(counts.values()):,} {kind}: " + ", ".join(f"{counts[label]:,} {label}" for label in LABELS) + "\n"
+        for kind, counts in sorted(figures["trained_on"].items())
+    )
+    settings = "\n".join(f"| {name} | {value} |" for name, value in sorted(recipe.items()))
     return f"""# Sentiment head for all-MiniLM-L6-v2
 
 Class probabilities (negative, neutral, positive) of short financial English. Layers {recipe["first_layer"] + 1} to 6
-of the encoder are copied and tuned, from the hidden states of its frozen lower layers; mean, maximum and first token
-of the result go into one linear layer. The sentence embedding stays that of the unmodified encoder. The file holds
-the differences to the encoder's weights, matrices as int8 with one scale a row.
+of the encoder are copied and tuned, starting from the hidden states of its frozen lower layers; mean, maximum and
+first token of the result go into one linear layer. The sentence embedding stays that of the unmodified encoder. The
+file holds the differences to the encoder's weights, matrices as int8 with one scale a row.
 
 | | |
 |---|---|
@@ -99,10 +102,12 @@ the differences to the encoder's weights, matrices as int8 with one scale a row.
 
 ## Data
 
-Trained on {sum(figures["trained_on"].values()):,} texts ({counts}): Twitter financial news
-sentiment, training part (MIT), and SEntFiN 1.0 headlines with one sentiment (MIT); duplicates, texts with two labels
-and texts of the validation part are out. The texts are not part of this repository. They are cleaned as the interim
-layer cleans: handles are `@user`, links `<url>`, e-mail addresses `<email>`, telephone numbers `<phone>`.
+{trained_on}
+Labelled texts are Twitter financial news sentiment, training part (MIT), and SEntFiN 1.0 headlines with one sentiment
+(MIT); duplicates, texts with two labels and texts of the validation part are out. They are not part of this
+repository. They are cleaned as the interim layer cleans: handles are `@user`, links `<url>`, e-mail addresses
+`<email>`, telephone numbers `<phone>`. The grammar (`fusion_alpha/text/phrases.py`) states combinations that news
+alone teaches badly, such as figures that are good when they fall.
 
 ## Figures
 
@@ -115,14 +120,15 @@ the others were looked at while choosing but nothing was fitted to them.
 
 Of these, the majority class and this head are computed by the script; the rest is quoted from the data's README.
 
-{"".join(_section(name, result) for name, result in judged.items())}
+{"".join(_section(title, judged[name]) for name, title in _TITLES.items() if name in judged)}
 ## Intended use and limits
 
 - Headlines and short messages about companies and markets, in English, up to {recipe["max_tokens"]} tokens; what
   follows is cut off.
 - It judges the text, not its consequence: no statement about returns, and no trading signal by itself.
 - Tone about one subject. A text that is good for one company and bad for another gets one answer.
-- Comparisons of opposite direction ("losses narrowed", "debt fell") are often read by their words alone.
+- What is good or bad only in combination ("complaints halved", "cash ran out more slowly") is often read by its words
+  alone.
 - Opinions of private investors are often called neutral: training text is mostly news (see the tweets of 2020 above).
 - Head and encoder saw text written after 2015: later than much of the market data that it may be applied to. A
   backtest on earlier years is not free of hindsight.
@@ -136,16 +142,18 @@ Of these, the majority class and this head are computed by the script; the rest 
 """
 
 
-def _section(name: str, result: dict[str, Any]) -> str:
+def _section(title: str, result: dict[str, Any]) -> str:
     per_class = "\n".join(
-        f"| {label} | {result['classes'][label]:,} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |"
-        for label, values in result["per_class"].items()
+        f"| {label} | {result['classes'][label]:,} | "
+        + " | ".join(f"{result['per_class'][label][name]:.3f}" for name in ("precision", "recall", "f1"))
+        + " |"
+        for label in LABELS
     )
     confusion = "\n".join(
         f"| **{label}** | " + " | ".join(f"{count:,}" for count in row) + " |"
         for label, row in zip(LABELS, result["confusion"], strict=True)
     )
-    return f"""### {_NAMES.get(name, name)}
+    return f"""### {title}
 
 {result["n"]:,} texts: accuracy {result["accuracy"]:.4f} (standard error {result["accuracy_se"]:.4f}), macro-F1
 {result["macro_f1"]:.4f}, log loss {result["log_loss"]:.4f}, calibration error {result["calibration_error"]:.4f};

@@ -2,9 +2,10 @@
 
     python -m fusion_alpha.text.train_sentiment --data ../shared/data/sentiment
 
-Reads three CSV files (text, label, source) in the data folder, cleans texts as the interim layer does, trains the
-branch of fusion_alpha.text.sentiment from cached hidden states, and judges the stored head through the encoder that the
-pipeline uses. Equal data, seed and threads give an equal file on equal hardware and library versions.
+Reads three CSV files (text, label, source) in the data folder, cleans texts as the interim layer does, adds the
+sentences of fusion_alpha.text.phrases, trains the branch of fusion_alpha.text.sentiment from cached hidden states, and
+judges the stored head through the encoder that the pipeline uses. Equal data, seed and threads give an equal file on
+equal hardware and library versions.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from fusion_alpha.text import sentiment, sentiment_card, weights
 from fusion_alpha.text.encoders import LABELS
 from fusion_alpha.text.hashing import text_hash
 from fusion_alpha.text.minilm import MiniLM, load_model
+from fusion_alpha.text.phrases import sentences
 from fusion_alpha.text.transformer import tokenize
 
 TRAIN, CHOSEN_ON, OTHER_DOMAIN = "train_recommended_tfns_sentfin.csv", "tfns_valid.csv", "taborda_tweets.csv"
@@ -55,8 +57,9 @@ class Recipe:
     dropout: float = 0.1
     token_dropout: float = 0.1  # share of tokens hidden from the branch in training; the first one stays
     label_smoothing: float = 0.05
-    class_weight_power: float = 0.75  # class weights are (n / 3 n_class)^power: 0 = none, 1 = balanced
+    class_weight_power: float = 0.5  # class weights are (n / 3 n_class)^power: 0 = none, 1 = balanced
     average: float = 0.995  # decay of the running mean of the weights, which is what is stored
+    phrases: bool = True  # join the sentences of fusion_alpha.text.phrases
     max_tokens: int = 64
     seed: int = 1
 
@@ -189,6 +192,12 @@ def make(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     """Train, store and judge; returns what goes to the metrics file."""
     chosen_on, other = read(data, CHOSEN_ON), read(data, OTHER_DOMAIN)
     rows, held_out = split(read(data, TRAIN), chosen_on)
+    counted = {"labelled texts": sentiment_card.class_counts(rows["label"].to_numpy())}
+    if recipe.phrases:
+        own = pd.DataFrame(sentences(), columns=["text", "label"])
+        own["label"] = own["label"].map(LABELS.index)
+        counted["sentences of our own grammar"] = sentiment_card.class_counts(own["label"].to_numpy())
+        rows = pd.concat([rows, own], ignore_index=True)
     log.info("%d texts to train on, %d held-out headlines", len(rows), len(held_out))
 
     folder = weights.installed_package()
@@ -215,7 +224,7 @@ def make(data: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         "head_bytes": (out / weights.WEIGHTS).stat().st_size,
         "recipe": asdict(recipe),
         "versions": sentiment_card.versions(),
-        "trained_on": sentiment_card.class_counts(rows["label"].to_numpy()),
+        "trained_on": counted,
         "judged": {
             name: sentiment_card.judge(encoder, texts["text"].tolist(), texts["label"].to_numpy())
             for name, texts in judged.items()

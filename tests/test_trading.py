@@ -205,7 +205,7 @@ def test_the_benchmarks_label_is_not_the_strategys_return():
     cfg = configuration()
     cfg = replace(cfg, target=replace(cfg.target, name="stocknet", session_rule="utc_date", decision_delay_s=0.0))
     quoted, _ = trading_market.prices(1)
-    movements = quoted[["ticker", "session"]].assign(movement=0.05)  # every label would earn 5%
+    movements = quoted[["ticker", "session"]].assign(movement=0.05, set_a=True)  # every label would earn 5%
     built = panel.build(quoted, movements, cfg)
     rows = built[built["split"] == "test"]
     assert (rows["target_ret"].dropna() == 0.05).all()

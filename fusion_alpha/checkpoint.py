@@ -10,9 +10,6 @@ the SHA-256 of weights and config. Nothing is pickled, so loading a checkpoint r
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from safetensors.torch import save as save_tensors
 
 from fusion_alpha.config import Config, ModelConfig
 from fusion_alpha.errors import InputError
-from fusion_alpha.files import sha256, write_bytes, write_json, write_text
+from fusion_alpha.files import replace_folder, sha256, write_bytes, write_json, write_text
 from fusion_alpha.fusionnet import FusionNet
 from fusion_alpha.samples import NEWS_FEATURES, Samples
 
@@ -55,7 +52,7 @@ def save(folder: Path, net: FusionNet, samples: Samples, cfg: Config, dev: dict[
         write_json(partial / CONFIG, description)
         write_text(partial / CARD, card(_id(partial), net, samples, cfg, dev))
 
-    _write_folder(folder, fill)
+    replace_folder(folder, fill)
     return _id(folder)
 
 
@@ -139,26 +136,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _id(folder: Path) -> str:
     content = (folder / WEIGHTS).read_bytes() + (folder / CONFIG).read_bytes()
     return hashlib.sha256(content).hexdigest()[:12]
-
-
-def _write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a neighbour of `folder`, then put it in its place.
-
-    A folder cannot be replaced in one step where another stands: for an instant there is none, never half a one.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (folder.with_name(f".{folder.name}.{suffix}.partial") for suffix in ("new", "old"))
-    for leftover in (partial, old):  # of a run that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    fill(partial)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    handle = os.open(folder.parent, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
 
 
 def card(model_id: str, net: FusionNet, samples: Samples, cfg: Config, dev: dict[str, float]) -> str:

@@ -1,8 +1,9 @@
-"""Files that are whole or absent: atomic writes, hashes, JSON in one form."""
+"""Files and folders that are whole or absent: atomic writes, hashes, JSON in one form."""
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,49 @@ def write_atomic(path: Path, fill: Callable[[Path], object]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write a temporary neighbour of `target`, then rename it into place with all that is in it.
+
+    Interrupted, it leaves the old folder or none, never half of the new one. What an earlier interruption left
+    beside it is removed first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*.partial"):
+        shutil.rmtree(leftover)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
+    partial.mkdir()
+    try:
+        fill(partial)
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for folder in (partial, old):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def replace_files(target: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write several files of the folder `target` elsewhere; rename them into it when all are whole.
+
+    Files of other names stay. Interrupted while they are written, it leaves the old ones.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for leftover in target.glob(".new.*.partial"):
+        shutil.rmtree(leftover)
+    partial = target / f".new.{os.getpid()}.partial"
+    partial.mkdir()
+    try:
+        fill(partial)
+        for path in sorted(partial.iterdir()):
+            path.replace(target / path.name)
+    finally:
+        shutil.rmtree(partial)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

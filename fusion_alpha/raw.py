@@ -1,12 +1,9 @@
-"""data/raw: a source's files as fetched, with a manifest, never changed afterwards; and sets of files that are whole.
+"""data/raw: a source's files as fetched, with a manifest, never changed afterwards.
 
 manifest.json names for every file its url, sha256 and bytes, sorted by path. When it was fetched is not in it, or
 equal content would not have an equal hash: that goes to .cache/retrieved.json of the main checkout.
 """
 
-import os
-import shutil
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,49 +12,6 @@ from fusion_alpha.errors import InputError
 from fusion_alpha.sources import RawFile
 
 MANIFEST = "manifest.json"
-
-
-def replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write a temporary neighbour of `target`, then rename it into place with all that is in it.
-
-    Interrupted, it leaves the old folder or none, never half of the new one. What an earlier interruption left
-    beside it is removed first.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{target.name}.*.partial"):
-        shutil.rmtree(leftover)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
-    partial.mkdir()
-    try:
-        fill(partial)
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        for folder in (partial, old):
-            if folder.exists():
-                shutil.rmtree(folder)
-
-
-def replace_files(target: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write several files of the folder `target` elsewhere; rename them into it when all are whole.
-
-    Files of other names stay. Interrupted while they are written, it leaves the old ones.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    for leftover in target.glob(".new.*.partial"):
-        shutil.rmtree(leftover)
-    partial = target / f".new.{os.getpid()}.partial"
-    partial.mkdir()
-    try:
-        fill(partial)
-        for path in sorted(partial.iterdir()):
-            path.replace(target / path.name)
-    finally:
-        shutil.rmtree(partial)
 
 
 def write_manifest(raw: Path, source: str, fetched: list[RawFile]) -> None:

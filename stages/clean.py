@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fusion_alpha import cleaning, raw, sources, tables
 from fusion_alpha.config import Config
-from fusion_alpha.files import write_json
+from fusion_alpha.files import replace_files, write_json
 from fusion_alpha.stage import run
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def write(interim: cleaning.Interim, folder: Path) -> None:
 def main(cfg: Config) -> None:
     raw.verify(RAW, cfg.data.source)
     interim = cleaning.clean(sources.get(cfg.data.source).read(cfg, RAW), cfg)
-    raw.replace_files(INTERIM, lambda folder: write(interim, folder))
+    replace_files(INTERIM, lambda folder: write(interim, folder))
     write_json(Path("metrics/clean.json"), interim.metrics)
     log.info(
         "%d bars, %d news items, %d rejected rows; personal data before %s, after %s",

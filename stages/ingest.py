@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fusion_alpha import raw, sources, stage, tables
 from fusion_alpha.config import Config
-from fusion_alpha.files import read_json
+from fusion_alpha.files import read_json, replace_folder
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def main(cfg: Config) -> None:
     def fetch(folder: Path) -> None:
         raw.write_manifest(folder, cfg.data.source, source.fetch(cfg, folder))
 
-    raw.replace_folder(RAW, fetch)
+    replace_folder(RAW, fetch)
     truth = source.truth(cfg) if hasattr(source, "truth") else tables.empty("truth")
     tables.write("truth", truth)
     raw.note_retrieval(RAW, stage.root())

@@ -1,4 +1,4 @@
-"""Folders are whole or as they were; raw files are those of the manifest."""
+"""Raw files are those of the manifest."""
 
 import json
 
@@ -11,55 +11,6 @@ from fusion_alpha.sources import RawFile
 
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_folder_is_replaced_with_all_that_is_in_it(tmp_path):
-    target = tmp_path / "data/raw"
-    raw.replace_folder(target, lambda folder: (folder / "a").write_text("1"))
-    raw.replace_folder(target, lambda folder: (folder / "b").write_text("2"))
-    assert contents(tmp_path) == {"data/raw/b": "2"}
-
-
-def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
-    target = tmp_path / "raw"
-    raw.replace_folder(target, lambda folder: (folder / "a").write_text("1"))
-
-    def fail(folder):
-        (folder / "b").write_text("2")
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        raw.replace_folder(target, fail)
-    assert contents(tmp_path) == {"raw/a": "1"}
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
-
-
-def test_what_a_kill_left_is_removed(tmp_path):
-    (tmp_path / ".raw.1.partial").mkdir()
-    (tmp_path / ".raw.1.old.partial").mkdir()
-    raw.replace_folder(tmp_path / "raw", lambda folder: (folder / "a").write_text("1"))
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
-
-
-def test_files_are_replaced_together_and_others_stay(tmp_path):
-    (tmp_path / ".gitignore").write_text("/a")
-    raw.replace_files(tmp_path, lambda folder: [(folder / name).write_text("1") for name in "ab"])
-    raw.replace_files(tmp_path, lambda folder: (folder / "b").write_text("2"))
-    assert contents(tmp_path) == {".gitignore": "/a", "a": "1", "b": "2"}
-
-
-def test_files_stay_as_they_were_after_a_failure_and_a_kill(tmp_path):
-    raw.replace_files(tmp_path, lambda folder: [(folder / name).write_text("1") for name in "ab"])
-    (tmp_path / ".new.1.partial").mkdir()  # what a kill leaves
-
-    def fail(folder):
-        (folder / "a").write_text("2")
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        raw.replace_files(tmp_path, fail)
-    assert contents(tmp_path) == {"a": "1", "b": "1"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 @pytest.fixture

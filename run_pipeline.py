@@ -7,15 +7,18 @@
     python run_pipeline.py --mode all --set model=price_only train.lr=0.001 --name price-only
 
 The default data is the embedded laboratory, a SIMULATED market. Every run is an experiment: `dvc exp show` lists
-it, MLflow records its training, and `dvc exp apply NAME` brings an earlier one back.
+it, MLflow records its training, and `dvc exp apply NAME` brings an earlier one back. A run that stops early removes
+the metrics of the stages that it leaves out, so that nobody takes them for its own.
 """
 
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,8 +35,41 @@ MODES = {
 }
 
 
+def dag() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
 def stages() -> list[str]:
-    return list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    return list(dag())
+
+
+def written(stage: dict[str, Any], *kinds: str) -> list[str]:
+    """Paths of a stage's outputs of these kinds; one with options is a mapping of one key."""
+    return [out if isinstance(out, str) else next(iter(out)) for kind in kinds for out in stage.get(kind, [])]
+
+
+def left_out(targets: list[str]) -> list[str]:
+    """Stages that a run up to `targets` does not reach; none without targets."""
+    known = dag()
+    writer = {path: name for name, stage in known.items() for path in written(stage, "outs", "metrics")}
+    todo = list(targets or known)
+    reached = set()
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        todo += [writer[path] for path in known[name]["deps"] if path in writer and writer[path] not in reached]
+    return [name for name in known if name not in reached]
+
+
+def remove_results(names: list[str]) -> None:
+    """Remove what these stages left in metrics/: an experiment takes all of metrics/ for its own results."""
+    known = dag()
+    for name in names:
+        for path in (ROOT / path for path in written(known[name], "outs", "metrics") if path.startswith("metrics/")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +113,11 @@ def command(arguments: argparse.Namespace) -> list[str]:
         run += ["--set-param", setting]
     if arguments.name:
         run += ["--name", arguments.name]
-    return run + ([arguments.stage] if arguments.stage else MODES[arguments.mode])
+    return run + targets(arguments)
+
+
+def targets(arguments: argparse.Namespace) -> list[str]:
+    return [arguments.stage] if arguments.stage else MODES[arguments.mode]
 
 
 def summary() -> str:
@@ -107,6 +147,7 @@ def main() -> int:
     sys.stderr.write(f"$ dvc {shlex.join(run[3:])}\n")
     if arguments.dry_run:
         return 0
+    remove_results(left_out(targets(arguments)))
     # Stages call `python`: make sure that it is this one, whether or not the environment is activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(run, cwd=ROOT, env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "true"}).returncode

@@ -1,5 +1,6 @@
 """The command line that the guide names turns into the right DVC command."""
 
+import shutil
 import subprocess
 import sys
 
@@ -60,3 +61,35 @@ def test_dry_run_prints_the_command_and_help_teaches():
     )
     assert (done.returncode, done.stderr) == (0, "$ dvc exp run clean\n")
     assert "dvc exp show" in run_pipeline.parser().format_help()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--mode", "all"], []),
+        (["--mode", "evaluate"], []),
+        (["--mode", "train"], ["predict", "evaluate"]),
+        (["--mode", "features"], ["train", "predict", "evaluate"]),
+        (["--stage", "text"], ["process", "technical", "contradiction", "train", "predict", "evaluate"]),
+    ],
+)
+def test_stages_that_a_run_leaves_out(arguments, names):
+    assert run_pipeline.left_out(run_pipeline.targets(run_pipeline.parser().parse_args(arguments))) == names
+
+
+def test_a_run_that_stops_early_does_not_show_the_former_runs_later_figures(tmp_path, monkeypatch):
+    shutil.copy("dvc.yaml", tmp_path)
+    figures = ["clean.json", "train.json", "curves.csv", "predict.json", "evaluate.json", "equity.csv", "bench.csv"]
+    (tmp_path / "metrics/figures").mkdir(parents=True)
+    for name in (*figures, "figures/equity.svg"):
+        (tmp_path / "metrics" / name).write_text("of another run")
+    monkeypatch.setattr(run_pipeline, "ROOT", tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda *command, **_: asked.append(command) or subprocess.CompletedProcess([], 0)
+    )
+    monkeypatch.setattr(sys, "argv", ["run_pipeline.py", "--mode", "train"])
+    assert run_pipeline.main() == 0
+    assert len(asked) == 1
+    left = {path.relative_to(tmp_path / "metrics").as_posix() for path in (tmp_path / "metrics").rglob("*")}
+    assert left == {"clean.json", "train.json", "curves.csv", "bench.csv"}

@@ -1,10 +1,13 @@
 """The layout keeps its promises: names, imports, dependencies, configuration."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -164,6 +167,21 @@ def test_importing_needs_no_gpu_and_writes_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=\[]", name)[0] for name in project["dependencies"]}
+    providers = packages_distributions()
+    book = [*(ROOT / "docs").glob("*.py"), *(ROOT / "docs/theme").glob("*.py"), *(ROOT / "docs/pdf").glob("*.py")]
+    ours = {*PACKAGES, *(path.stem for path in book)} | set(sys.stdlib_module_names)
+    for path in [*modules(), *book, ROOT / "run_pipeline.py"]:
+        for node in ast.walk(tree(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in {name.split(".")[0] for name in names} - ours:
+                found = {item.lower().replace("_", "-") for item in providers.get(name, [name])}
+                assert found & declared, f"{path.name} imports {name}, which pyproject.toml does not name"
 
 
 def test_readme_table_names_files_that_exist():

@@ -8,25 +8,27 @@
 """
 
 import argparse
+import difflib
 import re
 import sys
 import tempfile
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from fusion_alpha.errors import InputError
 
 PARAMS = Path("params.yaml")
+_REMEDY = "change it where it was set: conf/, -S or the command line; `make params` brings the defaults back"
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
     if not ok:
-        raise InputError(f"parameter {name} = {value!r}", rule=rule, remedy="change it in conf/ or with -S")
+        raise InputError(f"parameter {name} = {value!r}", rule=rule, remedy=_REMEDY)
 
 
 @dataclass
@@ -67,7 +69,7 @@ class StocknetConfig:
 
 @dataclass
 class CsvConfig:
-    folder: str | None
+    folder: str
 
 
 @dataclass
@@ -82,12 +84,16 @@ class YahooConfig:
 
 @dataclass
 class DataConfig:
-    """A source and the roles of its rows; exactly the block that `source` names is present."""
+    """A source and the roles of its rows; exactly the block that `source` names is present.
+
+    watched: file or folder that dvc.yaml names as a dependency of ingest: a user's own folder, else the source's code.
+    """
 
     source: str
     simulated: bool
     exchange: str
     public: bool
+    watched: str
     train_start: str
     dev_start: str
     test_start: str
@@ -388,13 +394,12 @@ def typed(plain: DictConfig, source: str = "params") -> Config:
             raise InputError(f"missing parameter {sorted(missing)[0]!r}", file=source, remedy="run `make params`")
         return cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or getattr(error, "key", None)
-        raise InputError(
-            f"parameter {key!r}: {str(error).splitlines()[0]}",
-            file=source,
-            rule="keys and types are those of fusion_alpha/config.py",
-            remedy="correct it in conf/ and run `make params`",
-        ) from None
+        key = str(getattr(error, "full_key", None) or getattr(error, "key", None))
+        if isinstance(error, ConfigKeyError):
+            remedy = f"{_nearest(key, plain)}; {_REMEDY}"
+            raise InputError(f"unknown parameter {key!r}", file=source, remedy=remedy) from None
+        value = OmegaConf.select(plain, key)
+        raise InputError(f"parameter {key} = {value!r}", rule=_kind(key), remedy=_REMEDY) from None
 
 
 def _has(plain: DictConfig, key: str) -> bool:
@@ -407,10 +412,21 @@ def _has(plain: DictConfig, key: str) -> bool:
 
 
 def _nearest(key: str, plain: DictConfig) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, leaves(plain), n=1)
+    close = difflib.get_close_matches(key, [name for name in leaves(plain) if name != key], n=1)
     return f"did you mean {close[0]}?" if close else "see params.yaml for the keys that exist"
+
+
+def _kind(key: str) -> str:
+    """What the classes above allow for a dotted key, in words."""
+    kinds: tuple[Any, ...] = (Config,)
+    for part in key.split("."):
+        hints = get_type_hints(next((kind for kind in kinds if is_dataclass(kind)), object))
+        kinds = (hints[part],) if part in hints else ()
+        if kinds and get_origin(kinds[0]) is not list:
+            kinds = get_args(kinds[0]) or kinds
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words |= {list[str]: "a list, as [TSLA,AAPL]"}
+    return " or ".join(words.get(kind, f"a block of {key}.* parameters") for kind in kinds)
 
 
 def leaves(node: Any, prefix: str = "") -> list[str]:

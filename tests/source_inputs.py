@@ -11,7 +11,7 @@ from fusion_alpha import config, sessions
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = {
-    "csv": config.CsvConfig(folder=None),
+    "csv": config.CsvConfig(folder="data/own"),
     "yahoo": config.YahooConfig(timeout_s=1.0, tries=2),
     "stocknet": config.StocknetConfig(
         archive=None,

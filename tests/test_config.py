@@ -1,6 +1,9 @@
 """Unknown keys, wrong types and values out of range are refused, by name."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from fusion_alpha import config
@@ -16,8 +19,11 @@ def test_overrides_by_hand():
     ("override", "message"),
     [
         ("train.epocs=3", "unknown parameter 'train.epocs'.*did you mean train.epochs"),
-        ("data.lab=3", "data.lab"),
-        ("train.epochs=abc", "train.epochs"),
+        ("data.lab=3", r"data\.lab = 3.*a block of data\.lab\.\*"),
+        ("train.epochs=abc", "train.epochs = 'abc'.*a whole number.*make params"),
+        ("train.lr=fast", "train.lr = 'fast'.*a number"),
+        ("tickers=TSLA", r"tickers = 'TSLA'.*a list, as \[TSLA,AAPL\]"),
+        ("text.max_tokens=null", "text.max_tokens = None.*a whole number"),
         ("train.epochs=0", "train.epochs = 0.*at least 1"),
         ("train.epochs", "overrides look like"),
         ("interval=1h", "interval = '1h'.*minutes as 1m"),
@@ -39,7 +45,7 @@ def test_unknown_and_missing_keys_in_the_file_are_refused(tmp_path):
     plain = OmegaConf.load("params.yaml")
     plain.train.epocs = 3
     OmegaConf.save(plain, params)
-    with pytest.raises(InputError, match=r"train\.epocs"):
+    with pytest.raises(InputError, match=r"(?s)unknown parameter 'train\.epocs'.*did you mean train\.epochs"):
         config.load(params=params)
     del plain.train["epocs"], plain.train["epochs"]
     OmegaConf.save(plain, params)
@@ -55,6 +61,17 @@ def test_a_source_can_select_its_target_and_the_user_can_override_it(tmp_path):
     assert config.load(params=params).target.session_rule == "utc_date"
     config.compose(params, ["data=stocknet", "target=next_open"])
     assert config.load(params=params).target.session_rule == "cutoff"
+
+
+def test_what_a_source_reads_outside_the_repository_is_watched(tmp_path):
+    ingest = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["ingest"]
+    assert "${data.watched}" in ingest["deps"]
+    params = tmp_path / "params.yaml"
+    config.compose(params, ["data=csv", "data.csv.folder=/home/me/mine"])
+    assert config.load(params=params).data.watched == "/home/me/mine"
+    for choice in ("lab", "lab_1m", "stocknet", "yahoo"):
+        config.compose(params, [f"data={choice}"])
+        assert Path(config.load(params=params).data.watched).is_file()
 
 
 def test_leaves_are_dotted_names():

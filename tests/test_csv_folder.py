@@ -35,7 +35,7 @@ def test_files_are_copied_unchanged_and_others_ignored(folder, tmp_path):
         assert file.path.read_bytes() == (folder / file.path.relative_to(raw)).read_bytes()
 
 
-@pytest.mark.parametrize("given", [None, "nowhere", "empty"])
+@pytest.mark.parametrize("given", ["nowhere", "empty"])
 def test_no_folder_no_data(given, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "empty").mkdir()
@@ -180,6 +180,12 @@ def test_a_folder_without_news_is_prices_alone(folder, tmp_path):
     (folder / "news/2015.jsonl").unlink()
     _, raw = fetch(folder, tmp_path)
     assert read(raw).news.empty
+
+
+def test_a_file_without_a_bar_is_said_aloud(folder, caplog):
+    (folder / "prices/TSLA.csv").write_text("date,open,high,low,close,volume\n")
+    assert set(read(folder).prices["ticker"]) == {"AAPL"}
+    assert "prices/TSLA.csv: not one bar; TSLA is left out" in caplog.text
 
 
 def test_two_files_of_one_ticker(folder):

@@ -48,7 +48,7 @@ LAYOUT = "FOLDER/prices/TICKER.csv, FOLDER/news/*.jsonl; see fusion_alpha/source
 def fetch(cfg: Config, raw: Path) -> list[RawFile]:
     """Copy the folder's price, action and news files below `raw`, unchanged.
 
-    Raises InputError when the folder is not named, is absent or holds no price file.
+    Raises InputError when the folder is absent or holds no price file.
     """
     folder = _folder(cfg)
     chosen = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_input(path.relative_to(folder))]
@@ -68,8 +68,6 @@ def fetch(cfg: Config, raw: Path) -> list[RawFile]:
 
 def _folder(cfg: Config) -> Path:
     assert cfg.data.csv is not None
-    if cfg.data.csv.folder is None:
-        raise InputError("parameter data.csv.folder is not set", rule=LAYOUT, remedy="-S data.csv.folder=/path/to/it")
     folder = stage.root() / Path(cfg.data.csv.folder).expanduser()
     if not folder.is_dir():
         raise InputError("no such folder", file=folder, rule=LAYOUT, remedy="correct data.csv.folder")
@@ -97,6 +95,8 @@ def read_prices(raw: Path, refused: parsing.Refusals) -> pd.DataFrame:
         if ticker in frames:
             raise InputError(f"a second file of {ticker}", file=file, rule="one file a ticker", remedy="merge the two")
         frames[ticker] = parsing.price_file(path.read_bytes(), file, ticker, refused)
+        if frames[ticker].empty:
+            log.warning("%s: not one bar; %s is left out", file, ticker)
     actions = _actions(raw, set(frames))
     for ticker, frame in frames.items():
         if frame["adj_close"].isna().all():

@@ -34,6 +34,12 @@ TOLERANCE = 1e-6
 SYMBOL = r"[A-Z0-9.^-]{1,12}"
 NAMED = {"session": "date", "source_id": "id"}  # columns as files call them, where that differs
 SHOWN = 3  # rejected rows named in the log and in errors
+LEFT_OUT = {
+    "tickers": "not in tickers",
+    "window": "not between start and end",
+    "no_prices": "their ticker has no prices",
+    "source": "not between the source's own first and last session",
+}
 
 Rule = tuple[str, str, Callable[[pd.DataFrame], pd.Series]]  # column, rule, rows that keep it
 
@@ -296,6 +302,9 @@ def _report(rejected: pd.DataFrame, accounts: dict[str, dict[str, Any]], cfg: Co
     for place in _places(rejected):
         log.warning("  %s", place)
     for table, account in accounts.items():
+        for why, count in account["left_out"].items():
+            if count:
+                log.info("%d rows of %s left out: %s", count, table, LEFT_OUT[why])
         judged = account["kept"] + account["rejected"]
         if account["rejected"] > cfg.clean.max_rejected_share * judged:
             mine = rejected[rejected["table"] == table]
@@ -307,14 +316,14 @@ def _report(rejected: pd.DataFrame, accounts: dict[str, dict[str, Any]], cfg: Co
                 line=int(first["line"]),
                 column=first["column"],
                 rule=f"at most clean.max_rejected_share = {cfg.clean.max_rejected_share} of the rows",
-                remedy="correct the rows at their source, or raise clean.max_rejected_share",
+                remedy="correct the rows at their source, or allow more: clean.max_rejected_share=0.05",
             )
 
 
 def _places(rejected: pd.DataFrame) -> list[str]:
     first = rejected.head(SHOWN)
     return [
-        f"{file}, line {line}, column {column}: {rule}" + ("" if pd.isna(value) else f", not {value}")
+        f"{file}, line {line}, column {column}: {rule}" + ("" if pd.isna(value) else f" (value: {value})")
         for file, line, column, rule, value in zip(
             *(first[name] for name in ("source_file", "line", "column", "rule", "value")), strict=True
         )

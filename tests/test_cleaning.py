@@ -186,7 +186,8 @@ def test_a_source_that_is_not_public_needs_a_key_for_its_authors(monkeypatch):
     assert clean(items=news(), data=private).metrics["pii"]["key_private"] is True
 
 
-def test_choices_are_left_out_not_rejected():
+def test_choices_are_left_out_not_rejected(caplog):
+    caplog.set_level("INFO", "fusion_alpha")
     bars = pd.concat([prices(), prices(ticker="AAPL", open=-1.0)], ignore_index=True)
     items = pd.concat([news(), news(10, ticker="AAPL"), news(5, ticker="XYZ")], ignore_index=True)
     items.loc[0, "published_utc"] = pd.Timestamp("2015-01-04T23:59:00Z")
@@ -200,7 +201,9 @@ def test_choices_are_left_out_not_rejected():
         "left_out": {"tickers": 100, "window": 95},
     }
     assert interim.metrics["news"]["left_out"] == {"tickers": 15, "no_prices": 0, "window": 1}
+    assert "100 rows of prices left out: not in tickers" in caplog.text
     assert clean(prices(), items).metrics["news"]["left_out"] == {"no_prices": 15}
+    assert "15 rows of news left out: their ticker has no prices" in caplog.text
 
 
 def test_unknown_tickers_are_answered_with_known_ones():

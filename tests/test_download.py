@@ -59,6 +59,12 @@ def test_cut_every_time_leaves_nothing(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dead_network_is_named_in_a_few_words(monkeypatch, tmp_path):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(InputError, match=r"\(ConnectionError: [^()]*Connection refused\)"):
+        download.to_file("http://127.0.0.1:9/file.zip", tmp_path / "file.zip", remedy="none")
+
+
 def test_not_found_is_not_tried_again(server, tmp_path):
     url, answers, seen = server
     answers += [404]

@@ -35,7 +35,8 @@ def test_rows_with_too_few_or_too_many_fields_are_refused():
     ("content", "words"),
     [
         (b"a,b\n1,2\n3,\xff\n", ["byte 10 (0xff)", "line 3", "UTF-8", "iconv"]),
-        (b"", ["empty", "line 1"]),
+        (b"", ["empty", "line 1", "remedy"]),
+        (b"a;b\n1;2\n", ["separated by ';'", "save it with commas"]),
         (b"a,A\n1,2\n", ["twice", "column a"]),
         (b'a,b\n1,"2\n3,4\n', ["not CSV", "file a.csv"]),
     ],
@@ -49,6 +50,20 @@ def test_files_that_cannot_be_read(content, words):
 
 def test_byte_order_mark_and_header_only():
     assert list(rows("\ufeffDate,Open\n")) == ["date", "open", "line"]
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ("day", ["neither date nor bar_close_utc", "the header has day, open"]),
+        ("date,bar_close_utc", ["both date and bar_close_utc", "keep one of the two"]),
+    ],
+)
+def test_a_file_of_bars_has_one_column_of_times(times, words):
+    with pytest.raises(InputError) as error:
+        parsing.price_file(f"{times},open,high,low,close,volume\n".encode(), "a.csv", "A", parsing.Refusals())
+    for word in words:
+        assert word in str(error.value)
 
 
 def test_prices_keep_every_digit():

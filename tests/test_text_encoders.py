@@ -164,7 +164,7 @@ def test_hub_revision_is_passed_on(monkeypatch, folder):
         ({"max_tokens": 256}, "128 positions"),
         ({"engine": "onnx"}, "one engine: torch"),
         ({"precision": "int8"}, "one precision: float32"),
-        ({"path": "/no/such/folder"}, "an existing folder, or a hub id"),
+        ({"path": "/no/such/folder"}, "(?s)an existing folder, or a hub id.*remedy"),
         ({"path": None}, "text.path = None"),
     ],
 )

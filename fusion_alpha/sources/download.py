@@ -58,4 +58,7 @@ def _stream(url: str, partial: Path) -> None:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
+    """What happened in one line; requests wraps the reason twice and puts the connection's name before it."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None) or error
+    text = str(reason).partition("): ")[2] or str(reason)
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__

@@ -80,7 +80,13 @@ def csv_rows(content: bytes, file: str, table: str, refused: Refusals) -> pd.Dat
     except csv.Error as error:
         raise InputError(f"not CSV ({error})", file=file, line=reader.line_num, rule="RFC 4180") from None
     if not header:
-        raise InputError("the file is empty", file=file, line=1, rule="the first line names the columns")
+        raise InputError(
+            "the file is empty", file=file, line=1, rule="the first line names the columns", remedy="fill or remove it"
+        )
+    if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
+        raise InputError(
+            f"columns are separated by {mark!r}", file=file, line=1, rule="commas", remedy="save it with commas"
+        )
     twice = {name for name in header if header.count(name) > 1}
     if twice:
         raise InputError("a column is named twice", file=file, line=1, column=sorted(twice)[0], rule="unique names")
@@ -107,14 +113,14 @@ def price_file(content: bytes, file: str, ticker: str, refused: Refusals) -> pd.
     frame = csv_rows(content, file, "prices", refused)
     times = [name for name in ("date", "bar_close_utc") if name in frame]
     if len(times) != 1:
-        problem = "both date and bar_close_utc are there" if times else "neither date nor bar_close_utc is there"
+        present = ", ".join(str(column) for column in frame if column != "line")
         raise InputError(
-            problem,
+            "both date and bar_close_utc are there" if times else "neither date nor bar_close_utc is there",
             file=file,
             line=1,
             column="date",
             rule="date (daily bars) or bar_close_utc (bars within the day)",
-            remedy="keep one of the two",
+            remedy="keep one of the two" if times else f"name the column of times so; the header has {present}",
         )
     require_columns(frame, QUOTES, file)
     parsed = pd.DataFrame({"source_file": file, "line": frame["line"], "ticker": ticker})

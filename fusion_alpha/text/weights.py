@@ -42,7 +42,9 @@ def locate(path: str) -> Path:
     match = _HUB_ID.fullmatch(path)
     if match is None:
         raise InputError(
-            f"parameter text.path = {path!r}", rule="an existing folder, or a hub id owner/name[@revision]"
+            f"parameter text.path = {path!r}",
+            rule="an existing folder, or a hub id owner/name[@revision]",
+            remedy="correct it; text.path=ProsusAI/finbert takes FinBERT from the Hugging Face hub",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError

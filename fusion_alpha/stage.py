@@ -23,7 +23,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-console = Console(stderr=True)
+# Not a terminal (a log file, CI): rich would cut tables and wrap lines at 80 columns.
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
 
 def root() -> Path:
@@ -44,9 +45,13 @@ def set_up(name: str) -> logging.Logger:
 def run(main: Callable[[Config], None]) -> None:
     """Run a stage's `main(cfg)` with params.yaml and the command line's key=value overrides.
 
-    Exits with status 2 after an InputError, its message on the error stream without a traceback.
+    Exits with status 2 after an InputError, its message on the error stream without a traceback. With -h or --help
+    it prints the stage's docstring and exits.
     """
     name = Path(sys.argv[0]).stem
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nparameters: any key=value of params.yaml\n")
+        sys.exit(0)
     log = set_up(name)
     started = time.monotonic()
     try:

@@ -17,6 +17,7 @@ COPY --chown=quant requirements.txt ./
 RUN python -m venv /opt/venv && pip install --no-cache-dir -r requirements.txt
 
 COPY --chown=quant . .
-RUN touch /opt/venv/.ready && git config --global --add safe.directory /app
+RUN touch /opt/venv/.ready && git config --global --add safe.directory /app \
+    && git config --global user.name quant && git config --global user.email quant@localhost
 
 CMD ["make", "repro", "VENV=/opt/venv"]

@@ -60,5 +60,6 @@ lock: $(READY) ## refresh requirements.txt from pyproject.toml
 	  --no-header --output-file requirements.txt pyproject.toml
 	sed -i 's/^torch==\([0-9.]*\)+.*/torch==\1/' requirements.txt  # the version, not the machine's build of it
 
+# Not all of .cache: headlines that Yahoo no longer serves are kept nowhere else.
 clean: ## remove the environment and the caches; data, models and experiments stay
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build
+	rm -rf $(VENV) .cache/embeddings .cache/yahoo/yfinance .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build

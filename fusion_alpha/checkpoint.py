@@ -9,7 +9,6 @@ the SHA-256 of weights and config. Nothing is pickled, so loading a checkpoint r
 """
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors.torch import save as save_tensors
 
 from fusion_alpha.config import Config, ModelConfig
 from fusion_alpha.errors import InputError
-from fusion_alpha.files import replace_folder, sha256, write_bytes, write_json, write_text
+from fusion_alpha.files import read_json, replace_folder, sha256, write_bytes, write_json, write_text
 from fusion_alpha.fusionnet import FusionNet
 from fusion_alpha.samples import NEWS_FEATURES, Samples
 
@@ -124,10 +123,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.exists():
         raise InputError("no such file", file=path, remedy="run `dvc repro train`")
-    try:
-        description = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not JSON ({error})", file=path, remedy="run `dvc checkout`") from None
+    description = read_json(path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise InputError("not a FusionNet checkpoint", file=path, rule=f"format {FORMAT}", remedy="train again")
     return description

@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -373,7 +374,16 @@ def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
     """
     if not params.exists():
         raise InputError("no such file", file=params, remedy="run `make params` in the repository's root")
-    plain = cast(DictConfig, OmegaConf.load(params))
+    try:
+        plain = cast(DictConfig, OmegaConf.load(params))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InputError(
+            f"not YAML ({getattr(error, 'problem', error)})",
+            file=params,
+            line=mark.line + 1 if mark else None,
+            remedy="run `make params`: conf/ is what people edit",
+        ) from None
     OmegaConf.set_struct(plain, True)
     for override in overrides or []:
         if "=" not in override:

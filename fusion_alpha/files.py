@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fusion_alpha.errors import InputError
+
 
 def write_atomic(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a temporary neighbour of `path`, then rename it into place.
@@ -81,8 +83,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+def read_json(path: Path, remedy: str = "run `dvc checkout`, or the stage that writes it") -> Any:
+    """What a JSON file holds; InputError with `remedy` where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not JSON ({error})", file=path, remedy=remedy) from None
 
 
 def sha256(path: Path) -> str:

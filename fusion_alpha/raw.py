@@ -67,7 +67,7 @@ def verify(raw: Path, source: str) -> int:
 def note_retrieval(raw: Path, root: Path) -> None:
     """Note the time for this content in the main checkout's sidecar, which neither git nor DVC keeps."""
     sidecar = root / ".cache/retrieved.json"
-    times = files.read_json(sidecar) if sidecar.exists() else {}
+    times = files.read_json(sidecar, remedy="delete it; it holds retrieval times alone") if sidecar.exists() else {}
     manifest = raw / MANIFEST
     times[files.sha256(manifest)] = {
         "source": files.read_json(manifest)["source"],

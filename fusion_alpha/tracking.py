@@ -10,9 +10,10 @@ import hashlib
 import logging
 import os
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from filelock import FileLock
 
 from fusion_alpha import files, stage
 from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -114,15 +116,30 @@ def record_evaluation(cfg: Config, model_id: str, metrics: Mapping[str, Any], ar
 
 
 def prepare() -> str:
-    """Create the tracking database where there is none and return its URI; safe from many processes at once."""
+    """Create the tracking database where there is none and return its URI; safe from many processes at once.
+
+    Raises InputError where the file is damaged, or of another version of MLflow.
+    """
     os.environ.update({key: value for key, value in stage.QUIET.items() if key not in os.environ})
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    uri = f"sqlite:///{stage.root() / 'mlflow.db'}"
-    with _lock():
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    database = stage.root() / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    try:
+        with _lock():
+            with closing(sqlite3.connect(database)) as plain:
+                plain.execute("PRAGMA schema_version")
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except (sqlite3.DatabaseError, MlflowException) as error:
+        raise InputError(
+            f"the tracking database cannot be used ({str(error).splitlines()[0]})",
+            file=database,
+            rule="a SQLite file of this version of MLflow",
+            remedy=f"`mlflow db upgrade {uri}` if MLflow is newer than the file, else move it away: a new one is made",
+        ) from None
     return uri
 
 

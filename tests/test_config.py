@@ -53,6 +53,9 @@ def test_unknown_and_missing_keys_in_the_file_are_refused(tmp_path):
         config.load(params=params)
     with pytest.raises(InputError, match="no such file"):
         config.load(params=tmp_path / "absent.yaml")
+    params.write_text("train:\n  lr: [1\n")
+    with pytest.raises(InputError, match=r"(?s)line 3: not YAML.*make params"):
+        config.load(params=params)
 
 
 def test_a_source_can_select_its_target_and_the_user_can_override_it(tmp_path):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fusion_alpha.files import replace_files, replace_folder
+from fusion_alpha.errors import InputError
+from fusion_alpha.files import read_json, replace_files, replace_folder
 
 
 def contents(folder):
@@ -56,3 +57,10 @@ def test_files_stay_as_they_were_after_a_failure_and_a_kill(tmp_path):
         replace_files(tmp_path, fail)
     assert contents(tmp_path) == {"a": "1", "b": "1"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b'{"a', b"\xff"])
+def test_damaged_json_is_named_with_what_to_do(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"(?s)a\.json: not JSON.*delete it"):
+        read_json(tmp_path / "a.json", remedy="delete it")

@@ -13,6 +13,7 @@ import pytest
 
 from fusion_alpha import tracking
 from fusion_alpha.config import load
+from fusion_alpha.errors import InputError
 
 mlflow_tracking = pytest.importorskip("mlflow.tracking")
 
@@ -170,3 +171,10 @@ def test_four_processes_create_the_database_together(tmp_path):
 def test_importing_the_module_does_not_import_mlflow():
     program = "import sys, fusion_alpha.tracking; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_damaged_database_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "mlflow.db").write_text("garbage " * 100)
+    with pytest.raises(InputError, match=r"(?s)mlflow\.db: the tracking database cannot be used.*move it away"):
+        tracking.prepare()

@@ -240,8 +240,9 @@ def _news(
     latest = prices["bar_close_utc"].max() + pd.Timedelta(days=days)
     rule = f"not from the future: at most {days} days after the last bar"
     rows = account.reject(rows, rows["published_utc"] <= latest, "published_utc", rule)
-    first = ~rows.duplicated(["ticker", "source_id"])
-    return account.reject(rows, first, "source_id", "unique item of a ticker: the first row stays")
+    # By publication, not by place in the file: in a feed with the newest first, an edit would replace what was known.
+    later = rows.sort_values("published_utc", kind="stable").duplicated(["ticker", "source_id"]).reindex(rows.index)
+    return account.reject(rows, ~later, "source_id", "unique item of a ticker: the earliest stays")
 
 
 # Control characters, and marks without width or against the reading direction, which could hide a handle.

@@ -132,7 +132,7 @@ def test_a_bad_row_does_not_shadow_a_good_one_of_the_same_bar():
         ({"text": "  \u200b\n"}, "text", "not empty"),
         ({"text": None}, "text", "not empty"),
         ({"source_id": ""}, "id", "present"),
-        ({"source_id": "0"}, "id", "unique item of a ticker: the first row stays"),
+        ({"source_id": "0"}, "id", "unique item of a ticker: the earliest stays"),
         ({"published_utc": pd.NaT}, "published_utc", "present"),
         (
             {"published_utc": pd.Timestamp("2015-06-04T20:00:00Z")},
@@ -151,6 +151,17 @@ def test_each_news_rule_rejects_one_row_with_its_place_and_no_value(values, colu
     (row,) = interim.rejected.itertuples(index=False)
     assert (row.table, row.source_file, row.line, row.column, row.rule) == ("news", "news/a.jsonl", 51, column, rule)
     assert pd.isna(row.value)
+
+
+def test_a_later_edit_never_replaces_what_was_known_earlier():
+    whole = news()
+    edited = whole.assign(
+        text="edited", published_utc=whole["published_utc"] + pd.Timedelta(days=30), line=whole["line"] + 500
+    )
+    newest_first = pd.concat([edited, whole]).sort_values("published_utc", ascending=False, ignore_index=True)
+    interim = clean(items=newest_first, share=1.0)
+    assert len(interim.news) == 100
+    assert not interim.news["text"].eq("edited").any()
 
 
 def test_news_shortly_after_the_last_bar_is_kept():

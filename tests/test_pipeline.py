@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fusion_alpha import config, tables, tracking
+from fusion_alpha import config, sessions, tables, tracking
 from fusion_alpha.files import sha256
 
 STAGES = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
@@ -25,8 +25,7 @@ SMALL = [
     "technical.workers=1",
     "contradiction.workers=1",
 ]
-LAYERS = ("prices", "news", "panel", "news_bars", "technical", "contradiction")
-CUT = pd.Timestamp("2016-03-24", tz="UTC")  # the day before Good Friday
+LAYERS = ("prices", "news", "panel", "news_bars", "technical", "contradiction", "predictions")
 
 
 def run(stages: list[str], params: Path) -> None:
@@ -107,38 +106,51 @@ def test_the_same_inputs_give_the_same_bytes(inside):
     assert hashes() == before
 
 
-def truncate(raw: Path) -> None:
-    """Delete from raw every bar and every headline after CUT."""
+def close_of(day: str) -> pd.Timestamp:
+    return sessions.sessions("XNYS", day, day)["session_close_utc"].iloc[0]
+
+
+def attack(raw: Path, cut: pd.Timestamp, poison: bool) -> None:
+    """Delete from raw every bar and every headline after `cut`, or make them other ones."""
     for path in (raw / "prices").glob("*.csv"):
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[:1] + [line for line in lines[1:] if line[:10] <= f"{CUT:%Y-%m-%d}"]))
+        header, *lines = path.read_text().splitlines(keepends=True)
+        known = [line for line in lines if line[:10] <= f"{cut:%Y-%m-%d}"]
+        later = [line.replace(",", ",9", 4) for line in lines[len(known) :]] if poison else []
+        path.write_text("".join([header, *known, *later]))
     news = raw / "news/news.jsonl"
     kept = []
     for line in news.read_text().splitlines(keepends=True):
         try:
-            published = pd.Timestamp(json.loads(line)["published_utc"])
-        except (ValueError, KeyError):
+            item = json.loads(line)
+            published = pd.Timestamp(item["published_utc"])
+        except (ValueError, KeyError):  # odd lines are refused in the whole history too
             continue
-        if pd.notna(published) and published.tz_convert("UTC") < CUT + pd.Timedelta(hours=20):
+        if pd.notna(published) and published < cut:
             kept.append(line)
+        elif pd.notna(published) and poison:
+            kept.append(json.dumps(item | {"text": "Everything fell apart"}) + "\n")
     news.write_text("".join(kept))
 
 
-def test_deleting_the_future_changes_nothing_before_it(inside, tmp_path, monkeypatch):
+@pytest.mark.parametrize("poison", [False, True], ids=["deleted", "poisoned"])
+@pytest.mark.parametrize("day", ["2015-11-27", "2016-03-11", "2016-03-31"])  # half day, before DST, month's end
+def test_the_future_changes_nothing_before_it(inside, tmp_path, monkeypatch, day, poison):
     whole = {name: tables.read(name) for name in LAYERS}
-    shutil.copytree("data/raw", tmp_path / "data/raw")
+    for folder in ("data/raw", "models/fusionnet"):
+        shutil.copytree(folder, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fusion_alpha.raw.verify", lambda *_: None)  # the truncated copy is no longer as fetched
-    truncate(Path("data/raw"))
-    run(STAGES[1:6], inside)
-    close = CUT + pd.Timedelta(hours=20)
+    monkeypatch.setattr("fusion_alpha.raw.verify", lambda *_: None)  # the changed copy is no longer as fetched
+    cut = close_of(day)
+    attack(Path("data/raw"), cut, poison)
+    run(["clean", "process", "technical", "text", "contradiction", "predict"], inside)
     for name in LAYERS:
         part = tables.read(name)
         time = next(column for column in ("bar_close_utc", "published_utc") if column in part)
-        assert len(part) > 100, name
-        assert part[time].max() <= close, name
         kept = [column for column in part if not column.startswith("target_")]
-        expected = whole[name][whole[name][time] <= close]
-        if name == "news":
-            expected = expected[expected[time] < close]
-        pd.testing.assert_frame_equal(part[kept], expected[kept].reset_index(drop=True), check_exact=True, obj=name)
+        before, expected = (
+            frame[(frame[time] < cut) if name == "news" else (frame[time] <= cut)][kept].reset_index(drop=True)
+            for frame in (part, whole[name])
+        )
+        assert len(before) > 100, name
+        assert poison or len(before) == len(part), name
+        pd.testing.assert_frame_equal(before, expected, check_exact=True, obj=name)

@@ -67,6 +67,8 @@ def evaluate(
     """
     weights = baselines.weights(rows, panel, contradiction, cfg)
     metrics: dict[str, Any] = {"simulated": cfg.data.simulated}
+    # With the benchmark's target the forecast is close to close, the trade open to open: its strategies say little.
+    metrics["forecast_window"] = "traded" if cfg.target.name == "next_open" else cfg.target.name
     metrics |= statistics.classification(rows["p_up"], rows["target_label"], rows["session"], cfg.evaluate)
     metrics |= statistics.information(rows["mean_ret"], rows["target_ret"], rows["decided_utc"])
     if len(truth):

@@ -93,6 +93,8 @@ def main(cfg: Config) -> None:
 
     source = f"SIMULATED ({cfg.data.source})" if cfg.data.simulated else cfg.data.source
     console.print(headline(metrics["strategies"], f"{source}: test period, net of costs"))
+    if metrics["forecast_window"] != "traded":
+        log.warning("target=%s forecasts another window than the one traded: strategies say little", cfg.target.name)
     log.info(
         "model %s on %d test rows of %s: MCC %s [%s, %s], AUC %s, IC %s",
         *(model_id, metrics["n"], source, metrics["mcc"], metrics["mcc_lo"], metrics["mcc_hi"]),

@@ -1,6 +1,6 @@
 """Train the sentiment head of MiniLM on labelled text; write head, model card and figures.
 
-    python -m fusion_alpha.text.train_sentiment --data ../shared/data/sentiment
+    python -m fusion_alpha.text.train_sentiment --data FOLDER
 
 Reads three CSV files (text, label, source) in the data folder, cleans texts as the interim layer does, adds the
 sentences of fusion_alpha.text.phrases, trains the branch of fusion_alpha.text.sentiment from cached hidden states, and

@@ -51,7 +51,7 @@ def written(stage: dict[str, Any], *kinds: str) -> list[str]:
 def left_out(targets: list[str]) -> list[str]:
     """Stages that a run up to `targets` does not reach; none without targets."""
     known = dag()
-    writer = {path: name for name, stage in known.items() for path in written(stage, "outs", "metrics")}
+    writer = {path: name for name, stage in known.items() for path in written(stage, "outs", "metrics", "plots")}
     todo = list(targets or known)
     reached = set()
     while todo:
@@ -65,7 +65,9 @@ def remove_results(names: list[str]) -> None:
     """Remove what these stages left in metrics/: an experiment takes all of metrics/ for its own results."""
     known = dag()
     for name in names:
-        for path in (ROOT / path for path in written(known[name], "outs", "metrics") if path.startswith("metrics/")):
+        for path in (
+            ROOT / path for path in written(known[name], "outs", "metrics", "plots") if path.startswith("metrics/")
+        ):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import run_pipeline
 from fusion_alpha import config, sessions, tables, tracking
 from fusion_alpha.files import sha256
 
@@ -98,6 +99,18 @@ def test_one_run_is_tracked_with_its_test_metrics(inside):
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert {"dev/bce", "test/auc"} <= set(runs[0].data.metrics)
     assert runs[0].data.tags["simulated"].lower() == "true"
+
+
+def test_a_run_that_dvc_skipped_is_recorded_from_its_results(inside, tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for _ in range(2):
+        run_pipeline.record_last_run()
+    client = MlflowClient(tracking.prepare())
+    runs = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
+    assert [run.data.tags["reconciled"] for run in runs] == ["true"]
+    assert "test/auc" in runs[0].data.metrics
 
 
 def test_the_same_inputs_give_the_same_bytes(inside):

@@ -43,15 +43,16 @@ def stages() -> list[str]:
     return list(dag())
 
 
-def written(stage: dict[str, Any], *kinds: str) -> list[str]:
-    """Paths of a stage's outputs of these kinds; one with options is a mapping of one key."""
-    return [out if isinstance(out, str) else next(iter(out)) for kind in kinds for out in stage.get(kind, [])]
+def written(stage: dict[str, Any]) -> list[str]:
+    """Paths of all that a stage writes; one with options is a mapping of one key."""
+    outs = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+    return [out if isinstance(out, str) else next(iter(out)) for out in outs]
 
 
 def left_out(targets: list[str]) -> list[str]:
     """Stages that a run up to `targets` does not reach; none without targets."""
     known = dag()
-    writer = {path: name for name, stage in known.items() for path in written(stage, "outs", "metrics", "plots")}
+    writer = {path: name for name, stage in known.items() for path in written(stage)}
     todo = list(targets or known)
     reached = set()
     while todo:
@@ -65,9 +66,7 @@ def remove_results(names: list[str]) -> None:
     """Remove what these stages left in metrics/: an experiment takes all of metrics/ for its own results."""
     known = dag()
     for name in names:
-        for path in (
-            ROOT / path for path in written(known[name], "outs", "metrics", "plots") if path.startswith("metrics/")
-        ):
+        for path in (ROOT / path for path in written(known[name]) if path.startswith("metrics/")):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from fusion_alpha.config import Config
+from fusion_alpha.tables import BAR_KEY
 from fusion_alpha.trading import Floats, decide, under_limits
 from kernels import philox
 
-KEY = ["ticker", "bar_close_utc"]
 BENCHMARK = "buy_and_hold"
 
 
@@ -21,7 +21,7 @@ def weights(decisions: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.Data
 
     decisions: predictions to trade, with fill_utc. panel, contradiction: all rows in key order, history included.
     """
-    rows = panel.merge(contradiction, on=KEY, how="left", validate="one_to_one")
+    rows = panel.merge(contradiction, on=BAR_KEY, how="left", validate="one_to_one")
     returns = rows.groupby("ticker")["ret"]
     sd = returns.transform(lambda ret: ret.rolling(cfg.evaluate.volatility_bars).std())
     past = np.log1p(rows["ret"]).groupby(rows["ticker"])
@@ -33,7 +33,7 @@ def weights(decisions: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.Data
             "contradiction_rule": rows["kind"].map(learned_directions(rows)),
         }
     )
-    at = pd.MultiIndex.from_frame(rows[KEY]).get_indexer(pd.MultiIndex.from_frame(decisions[KEY]))
+    at = pd.MultiIndex.from_frame(rows[BAR_KEY]).get_indexer(pd.MultiIndex.from_frame(decisions[BAR_KEY]))
     directions, known_sd = directions.iloc[at].set_index(decisions.index), sd.to_numpy()[at]
     table = {
         "model": decide(decisions, cfg),

@@ -179,7 +179,7 @@ def _prices(rows: pd.DataFrame, cfg: Config, account: _Account) -> pd.DataFrame:
     rows = account.reject(rows, on_clock, "session" if daily else "bar_close_utc", rule)
     for column, rule, good in PRICE_RULES:
         rows = account.reject(rows, good(rows), column, rule)
-    first = ~rows.duplicated(["ticker", "bar_close_utc"])
+    first = ~rows.duplicated(tables.BAR_KEY)
     column = "session" if daily else "bar_close_utc"
     return account.reject(rows, first, column, "unique bar of a ticker: the first row stays")
 

@@ -54,16 +54,17 @@ def build(
         "p_touch_low": null.p_touch_low,
         "null_drawdown": null.drawdown,
     }
-    return panel[["ticker", "bar_close_utc"]].assign(**columns)
+    return panel[tables.BAR_KEY].assign(**columns)
 
 
 def sentiment(
     panel: pd.DataFrame, news_bars: pd.DataFrame, text: pd.DataFrame, half_life_hours: float
 ) -> tuple[Integers, Float64]:
     """Number of news items and weighted sentiment s of each row of the panel; s is NaN without news."""
-    key = ["ticker", "bar_close_utc"]
-    bars = panel[key].assign(row=np.arange(len(panel)))
-    news = news_bars[[*key, "age_hours", "text_hash"]].merge(bars, on=key, how="left", validate="many_to_one")
+    bars = panel[tables.BAR_KEY].assign(row=np.arange(len(panel)))
+    news = news_bars[[*tables.BAR_KEY, "age_hours", "text_hash"]].merge(
+        bars, on=tables.BAR_KEY, how="left", validate="many_to_one"
+    )
     news = news.merge(text, on="text_hash", how="left", validate="many_to_one")
     _refuse_missing(news, "row", "panel", "process")
     _refuse_missing(news, "p_neutral", "text", "text")
@@ -103,7 +104,7 @@ def score(z_s: Float64, z_r: Float64) -> Float64:
     return np.where(product < 0, np.sign(z_s) * np.sqrt(np.abs(product)), 0.0)
 
 
-def kind(cs: Float64, tau_over: float, tau_under: float) -> NDArray[np.object_]:
+def kind(cs: NDArray[np.floating], tau_over: float, tau_under: float) -> NDArray[np.object_]:
     """none, overhype or underhype for each score."""
     return np.select([cs >= tau_over, cs <= -tau_under], ["overhype", "underhype"], "none").astype(object)
 

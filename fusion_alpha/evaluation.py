@@ -10,20 +10,20 @@ import numpy as np
 import pandas as pd
 
 from fusion_alpha import baselines, statistics, tables, trading
-from fusion_alpha.baselines import KEY
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
+from fusion_alpha.tables import BAR_KEY
 
 # Columns of each table that an evaluation reads.
 INPUTS: dict[str, list[str]] = {
-    "predictions": [*KEY, "decided_utc", "model_id", "fold", "split", "p_up", "mean_ret", "sd_ret", "kind"],
+    "predictions": [*BAR_KEY, "decided_utc", "model_id", "fold", "split", "p_up", "mean_ret", "sd_ret", "kind"],
     "panel": [
-        *KEY,
+        *BAR_KEY,
         *("session", "session_open_utc", "open", "close", "ret"),
         *("fill_utc", "target_ret", "target_label", "split"),
     ],
-    "contradiction": [*KEY, "s", "z_s", "cs", "kind"],
-    "truth": [*KEY, "kind", "sigma_target", "oracle_mean_ret"],
+    "contradiction": [*BAR_KEY, "s", "z_s", "cs", "kind"],
+    "truth": [*BAR_KEY, "kind", "sigma_target", "oracle_mean_ret"],
 }
 
 
@@ -43,15 +43,15 @@ def decisions(predictions: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd
             remedy="set data.test_start and data.test_end inside the data, or load more data",
         )
     models = sorted(rows["model_id"].unique())
-    if len(models) > 1 or rows.duplicated(KEY).any():
+    if len(models) > 1 or rows.duplicated(BAR_KEY).any():
         raise InputError(
             f"test rows of model {', '.join(models)} overlap",
             file=path,
             rule="one model and one prediction per ticker and bar",
             remedy="run the predict stage again",
         )
-    due = panel[[*KEY, "session", "fill_utc", "target_ret", "target_label"]]
-    found = rows.merge(due, on=KEY, how="left", validate="one_to_one", indicator=True)
+    due = panel[[*BAR_KEY, "session", "fill_utc", "target_ret", "target_label"]]
+    found = rows.merge(due, on=BAR_KEY, how="left", validate="one_to_one", indicator=True)
     if (found["_merge"] != "both").any():
         raise InputError("predicted bars are not in the panel", file=path, remedy="run train and predict again")
     return found.drop(columns=["split", "_merge"])
@@ -98,7 +98,7 @@ def simulate(weights: pd.DataFrame, rows: pd.DataFrame, panel: pd.DataFrame, cfg
 
 
 def _with_truth(rows: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    joined = rows.merge(truth.rename(columns={"kind": "kind_true"}), on=KEY, how="left", validate="one_to_one")
+    joined = rows.merge(truth.rename(columns={"kind": "kind_true"}), on=BAR_KEY, how="left", validate="one_to_one")
     if joined["kind_true"].isna().any():
         raise InputError(
             "test rows are absent from the truth", file=tables.schema("truth").path, remedy="run ingest again"
@@ -112,8 +112,8 @@ def against_truth(rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.Dat
     score: the contradiction table's kind and score; learned: the checkpoint's thresholds; naive: any disagreement
     in sign of the bar's sentiment and return.
     """
-    joined = rows[[*KEY, "kind", "kind_true"]].rename(columns={"kind": "kind_learned"})
-    joined = joined.merge(contradiction, on=KEY).merge(panel[[*KEY, "ret"]], on=KEY)
+    joined = rows[[*BAR_KEY, "kind", "kind_true"]].rename(columns={"kind": "kind_learned"})
+    joined = joined.merge(contradiction, on=BAR_KEY).merge(panel[[*BAR_KEY, "ret"]], on=BAR_KEY)
     sign = np.sign(joined["s"]).fillna(0.0).where(joined["s"] * joined["ret"] < 0, 0.0)
     naive = sign.map({1.0: "overhype", -1.0: "underhype", 0.0: "none"})
     truth = joined["kind_true"]

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from fusion_alpha import contradiction
 from fusion_alpha.fusionnet import FusionNet, Noise, Output
 from fusion_alpha.samples import Samples
 
@@ -64,10 +65,5 @@ def _moments(output: Output) -> NDArray[np.float64]:
 
 
 def kinds(score: NDArray[np.float32], tau: tuple[float, float] | None) -> NDArray[np.object_]:
-    """overhype where score >= tau_over, underhype where score <= -tau_under, else none."""
-    kind = np.full(len(score), "none", object)
-    if tau is not None:
-        over, under = tau
-        kind[score >= over] = "overhype"
-        kind[score <= -under] = "underhype"
-    return kind
+    """`contradiction.kind` at the learned thresholds; none where the model has none."""
+    return np.full(len(score), "none", object) if tau is None else contradiction.kind(score, *tau)

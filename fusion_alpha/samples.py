@@ -22,6 +22,7 @@ from torch import Tensor
 from fusion_alpha import tables
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
+from fusion_alpha.tables import BAR_KEY
 
 # Tables that `build` takes, and the columns it needs of them (None = all).
 INPUTS: dict[str, list[str] | None] = {
@@ -34,7 +35,6 @@ INPUTS: dict[str, list[str] | None] = {
     "text": None,
     "contradiction": None,
 }
-KEY = ["ticker", "bar_close_utc"]
 VOLATILITY = "volatility_20"  # of the technical table: trailing sd of simple one-bar returns, the unit of targets
 NEWS_FEATURES = ("log1p_age_hours", "is_repost", "p_negative", "p_neutral", "p_positive")
 CONTRADICTION_FEATURES = (
@@ -66,7 +66,7 @@ class Batch:
 class Samples:
     """All n panel rows in key order and their m news items in the order of rows; see `Batch` for the dtypes."""
 
-    rows: pd.DataFrame  # KEY, decided_utc, label_end_utc, split
+    rows: pd.DataFrame  # BAR_KEY, decided_utc, label_end_utc, split
     feature_names: tuple[str, ...]
     usable: NDArray[np.bool_]  # [n]
     volatility: NDArray[np.float64]  # [n], NaN in the warm-up
@@ -147,7 +147,7 @@ def build(frames: dict[str, pd.DataFrame], cfg: Config) -> Samples:
     panel, technical, contradiction = (frames[name] for name in ("panel", "technical", "contradiction"))
     for name in ("technical", "contradiction"):
         _require_same_rows(panel, frames[name], name)
-    features = technical.drop(columns=KEY).astype("float32")
+    features = technical.drop(columns=BAR_KEY).astype("float32")
     volatility = technical[VOLATILITY].to_numpy("float64")
     usable = _usable(volatility)
     if cfg.model.use_contradiction:
@@ -156,7 +156,7 @@ def build(frames: dict[str, pd.DataFrame], cfg: Config) -> Samples:
     first = np.searchsorted(codes, codes)
     target = (panel["target_ret"].to_numpy("float64") / volatility).clip(-TARGET_CLIP, TARGET_CLIP)
     return Samples(
-        rows=panel[[*KEY, "decided_utc", "label_end_utc", "split"]],
+        rows=panel[[*BAR_KEY, "decided_utc", "label_end_utc", "split"]],
         feature_names=tuple(features.columns),
         usable=usable,
         volatility=volatility,
@@ -209,8 +209,8 @@ def _usable(volatility: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _news(panel: pd.DataFrame, news_bars: pd.DataFrame, text: pd.DataFrame, dim: int) -> dict[str, Any]:
     """The news arrays of `Samples`."""
-    number = panel[[*KEY, "decided_utc"]].assign(row=np.arange(len(panel)))
-    news = news_bars.merge(number, on=KEY, how="left", validate="many_to_one")
+    number = panel[[*BAR_KEY, "decided_utc"]].assign(row=np.arange(len(panel)))
+    news = news_bars.merge(number, on=BAR_KEY, how="left", validate="many_to_one")
     _require_public(news)
     news = news.sort_values(["row", "published_utc", "news_id"], ignore_index=True)
     row = news["row"].to_numpy("int64")
@@ -244,7 +244,7 @@ def _news(panel: pd.DataFrame, news_bars: pd.DataFrame, text: pd.DataFrame, dim:
 
 
 def _require_same_rows(panel: pd.DataFrame, table: pd.DataFrame, name: str) -> None:
-    if not panel[KEY].equals(table[KEY]):
+    if not panel[BAR_KEY].equals(table[BAR_KEY]):
         raise InputError(
             f"its {len(table)} rows are not the {len(panel)} rows of the panel",
             file=tables.schema(name).path,

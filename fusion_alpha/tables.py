@@ -23,6 +23,7 @@ from fusion_alpha.files import write_atomic
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 DATA = Path("data")
+BAR_KEY = ["ticker", "bar_close_utc"]  # key of the panel and of all that is said about its rows
 
 # name in the YAML -> (Arrow type on disk, pandas dtype in memory)
 _DTYPES: dict[str, tuple[pa.DataType, str]] = {

@@ -19,6 +19,7 @@ import ta
 from numpy.typing import NDArray
 from rich.progress import track
 
+from fusion_alpha import tables
 from fusion_alpha.config import TechnicalConfig
 from fusion_alpha.stage import console
 
@@ -39,7 +40,7 @@ def build(panel: pd.DataFrame, settings: TechnicalConfig) -> pd.DataFrame:
     )
     shown = track(results, "indicators", total=len(tickers), console=console, disable=not console.is_terminal)
     columns = pd.concat(list(shown)) if tickers else features(panel[INPUTS], settings.warmup_bars)
-    return panel[["ticker", "bar_close_utc"]].join(columns)
+    return panel[tables.BAR_KEY].join(columns)
 
 
 def features(bars: pd.DataFrame, warmup_bars: int) -> pd.DataFrame:

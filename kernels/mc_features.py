@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kernels.boxmuller import REACH, normals32
+from kernels.fixed_point import binary_scale
 from kernels.philox import check_seed, normal_counter, philox4x32, walk_counter, walk_words
 
 Increments = Literal["bits", "normal", "signflip"]
@@ -33,7 +34,6 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
 BINS = 512  # of the histogram, uniform in terminal / sd over +-8; the outer bins are open
-HEADROOM_BITS = 29  # |x| 2^s stays below 2^29, and below 2^30 after rounding: no int32 overflow, drawdown included
 NONE_BELOW, NONE_ABOVE = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 _PATHS, _PROBLEMS = 4096, 128  # a tile
 _BLOCK = 1 << 15  # elements of a tile that are advanced together: their state fits the second-level cache
@@ -153,8 +153,7 @@ def fixed_point(vol: Float64, drift: Float64, increments: Increments) -> tuple[I
     """
     total = np.cumsum(vol, axis=1)[:, -1]  # in the order of the steps: a sum that every backend can repeat
     bound = (REACH if increments == "normal" else 1.0) * total + vol.shape[1] * np.abs(drift)
-    mantissa, exponent = np.frexp(bound)
-    scale = np.where(bound > 0, HEADROOM_BITS - exponent + (mantissa == 0.5), 0)
+    scale = binary_scale(bound)
     a = np.rint(np.ldexp(vol, scale[:, None])).astype(np.int32)
     return a, np.rint(np.ldexp(drift, scale)).astype(np.int32), scale.astype(np.int32)
 

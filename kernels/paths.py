@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from kernels.boxmuller import REACH, normals32
+from kernels.fixed_point import binary_scale
 from kernels.philox import UInt32, check_seed, normal_counter, philox4x32, walk_words
 
 Increments = Literal["bits", "normal"]
 _CHUNK_STEPS = 1 << 18  # path-steps whose temporaries stay in the cache
-_HEADROOM_BITS = 29  # |x| 2^s stays below 2^29 (and below 2^30 after rounding): no int32 overflow
 
 
 class ByteTable(NamedTuple):
@@ -98,8 +98,8 @@ def fixed_point(
     s = floor(29 - log2(reach sum vol + sum |drift|)), reach = 1 for bits and 7 for normals: |x| 2^s stays below 2^30.
     """
     bound = (REACH if increments == "normal" else 1.0) * fsum(vol) + fsum(np.abs(drift))
-    scale = int(np.floor(_HEADROOM_BITS - np.log2(bound))) if bound > 0 else 0
-    if not -100 <= scale <= 100:
+    scale = int(binary_scale(bound))
+    if not (np.isfinite(bound) and -100 <= scale <= 100):
         raise ValueError(f"vol and drift sum to {bound}, outside [2^-71, 2^129]")
     return np.rint(np.ldexp(vol, scale)).astype(np.int64), np.rint(np.ldexp(drift, scale)).astype(np.int64), scale
 

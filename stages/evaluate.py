@@ -38,8 +38,8 @@ def calibration(rows: pd.DataFrame) -> pd.DataFrame:
 
 def example(rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame) -> pd.DataFrame:
     """The last test bars of the ticker with the most contradictions, for the figure."""
-    bars = rows[baselines.KEY].merge(contradiction, on=baselines.KEY)
-    bars = bars.merge(panel[[*baselines.KEY, "session", "close"]], on=baselines.KEY)
+    bars = rows[tables.BAR_KEY].merge(contradiction, on=tables.BAR_KEY)
+    bars = bars.merge(panel[[*tables.BAR_KEY, "session", "close"]], on=tables.BAR_KEY)
     flagged = (bars["kind"] != "none").groupby(bars["ticker"]).sum()
     return bars[bars["ticker"] == flagged.idxmax()].tail(FIGURE_BARS)
 

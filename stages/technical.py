@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def summary(table: pd.DataFrame, warmup_bars: int) -> dict[str, object]:
     """Counts of rows, and per feature the share of nulls after the warm-up."""
     after = table[table.groupby("ticker").cumcount() >= warmup_bars]
-    features = after.columns.drop(["ticker", "bar_close_utc"])
+    features = after.columns.drop(tables.BAR_KEY)
     nulls = {name: round(float(after[name].isna().mean()), 6) if len(after) else 0.0 for name in features}
     return {
         "bars": len(table),

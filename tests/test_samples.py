@@ -104,7 +104,7 @@ def test_later_data_changes_no_token(frames, cfg):
     whole = samples.build(frames, cfg)
     for end in (35, 77, 118):
         short = samples.build(until(frames, frames["panel"]["bar_close_utc"][end]), cfg)
-        keys = short.rows[samples.KEY].merge(whole.rows[samples.KEY].reset_index(), on=samples.KEY, how="left")
+        keys = short.rows[tables.BAR_KEY].merge(whole.rows[tables.BAR_KEY].reset_index(), on=tables.BAR_KEY, how="left")
         here, there = short.gather(np.arange(len(short.rows))), whole.gather(np.array(keys["index"], "int64"))
         for name in ("session_mask", "news_mask"):
             assert torch.equal(getattr(here, name), getattr(there, name))
@@ -115,7 +115,7 @@ def test_later_data_changes_no_token(frames, cfg):
 
 def test_news_after_the_decision_is_refused(frames, cfg):
     news = frames["news_bars"].copy()
-    late = frames["panel"].set_index(samples.KEY)["decided_utc"][tuple(news.loc[7, samples.KEY])]
+    late = frames["panel"].set_index(tables.BAR_KEY)["decided_utc"][tuple(news.loc[7, tables.BAR_KEY])]
     news.loc[7, "published_utc"] = late + pd.Timedelta(seconds=1)
     with pytest.raises(InputError, match=rf"(?s)news_bars.*{news['news_id'][7]}.*decided after the publication"):
         samples.build(frames | {"news_bars": news}, cfg)

@@ -281,7 +281,7 @@ def test_buy_and_hold_is_the_mean_of_the_price_relatives(cfg, frames, rows):
 @pytest.mark.parametrize("delta", [1.0, -1.0])
 def test_the_contradiction_rule_learns_the_sign_on_training_rows(cfg, delta):
     frames = trading_market.market(cfg, delta=delta)
-    joined = frames["panel"].merge(frames["contradiction"], on=baselines.KEY)
+    joined = frames["panel"].merge(frames["contradiction"], on=tables.BAR_KEY)
     expected = {"overhype": -np.sign(delta), "underhype": np.sign(delta)}
     assert baselines.learned_directions(joined) == expected
     later = joined.assign(target_ret=joined["target_ret"].where(joined["split"] == "train", -joined["target_ret"]))

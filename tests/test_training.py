@@ -7,7 +7,7 @@ import pytest
 import torch
 from fusion_market import configuration, market
 
-from fusion_alpha import prediction, samples, training
+from fusion_alpha import prediction, samples, tables, training
 from fusion_alpha.errors import InputError
 
 CPU = torch.device("cpu")
@@ -68,8 +68,8 @@ def test_scalers_see_train_rows_only(frames):
     poisoned = {name: table.copy() for name, table in frames.items()}
     later = (frames["panel"]["split"] != "train").to_numpy()
     poisoned["technical"].loc[later, "ret_5"] = 1e3
-    keys = frames["panel"].loc[later, samples.KEY].assign(later=True)
-    of_later = poisoned["news_bars"].merge(keys, on=samples.KEY, how="left")["later"].notna().to_numpy()
+    keys = frames["panel"].loc[later, tables.BAR_KEY].assign(later=True)
+    of_later = poisoned["news_bars"].merge(keys, on=tables.BAR_KEY, how="left")["later"].notna().to_numpy()
     poisoned["news_bars"].loc[of_later, "is_repost"] = True
     plain, other = (training.start(samples.build(tables, cfg), cfg, CPU).net for tables in (frames, poisoned))
     assert same(plain.state_dict(), other.state_dict())

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fusion_alpha import config, panel, sessions, tables
-from fusion_alpha.baselines import KEY
+from fusion_alpha.tables import BAR_KEY
 
 SIGMA = 0.02
 DELTA = 1.0  # strong, so that short tests see it
@@ -52,7 +52,7 @@ def prices(
 
 
 def _in_key_order(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(frames).sort_values(KEY, ignore_index=True)
+    return pd.concat(frames).sort_values(BAR_KEY, ignore_index=True)
 
 
 def market(
@@ -63,7 +63,7 @@ def market(
     built = panel.build(quotes, tables.empty("benchmark"), cfg)
     rng = np.random.default_rng(1)
     drift = scores.pop("drift")
-    key = scores[KEY]
+    key = scores[BAR_KEY]
     truth = key.assign(
         kind=scores["kind"], sentiment=scores["s"].fillna(0), z_ret=0.0, sigma_target=SIGMA, oracle_mean_ret=drift
     )

@@ -1,4 +1,4 @@
-"""How good a sentiment head is, and its model card: every figure in the card comes from the evaluation."""
+"""How good a sentiment head is, and its model card: its figures come from the evaluation, other systems' are quoted."""
 
 import platform
 from collections.abc import Sequence

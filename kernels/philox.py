@@ -9,8 +9,14 @@ layout of a counter is written down:
     normals, uniforms         step >> 2   path          problem     op << 24 | stream
     dropout, p = 1/2          unit >> 2   sample >> 5   train step  op << 24 | layer
     dropout, 16-bit threshold unit >> 3   sample        train step  op << 24 | layer
+    sticky mask               time >> 2   unit          train step  op << 24 | layer
+    bridge, normal            step >> 2   row           train step  op << 24 | 0
+    bridge, bits              step >> 7   row           train step  op << 24 | 1
 
-Two uses cannot meet: they differ in op, and within one op the fields do not overlap.
+Two uses cannot meet: they differ in op, and within one op the fields do not overlap. A sticky mask takes word
+`time & 3`, its low half to ask whether the unit's bit is held, its high half for a fresh bit; unit = row x features +
+feature. Rows and units count through the global batch, however it is split. The steps of a bridge are found in their
+words as those of a walk; its two kinds of step differ in c3.
 
 Source: Salmon, Moraes, Dror, Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", SC '11; constants and known
 answers as in their Random123.
@@ -92,6 +98,16 @@ def dropout_half_counter(unit: ArrayLike, sample: ArrayLike, step: ArrayLike, la
 def dropout_threshold_counter(unit: ArrayLike, sample: ArrayLike, step: ArrayLike, layer: int) -> Counter:
     """Dropout with a 16-bit threshold: word `(unit >> 1) & 3`, its low half for even units, its high half for odd."""
     return _shifted(unit, 3, "unit"), sample, step, _tag(Op.DROPOUT_THRESHOLD, layer, "layer")
+
+
+def sticky_counter(time: ArrayLike, unit: ArrayLike, step: ArrayLike, layer: int) -> Counter:
+    """Counter whose four words decide about times 4 k .. 4 k + 3 of a unit, k = time >> 2."""
+    return _shifted(time, 2, "time"), unit, step, _tag(Op.STICKY_MASK, layer, "layer")
+
+
+def bridge_counter(bridge_step: ArrayLike, row: ArrayLike, step: ArrayLike, *, bits: bool) -> Counter:
+    """Counter whose words make 4 normal steps of a bridge, or with `bits` 128 steps of one bit; step: of training."""
+    return _shifted(bridge_step, 7 if bits else 2, "bridge_step"), row, step, _tag(Op.BRIDGE, int(bits), "kind")
 
 
 def walk_words(path: ArrayLike, n_steps: int, *, seed: int, problem: ArrayLike = 0, stream: int = 0) -> UInt32:

@@ -33,3 +33,60 @@ def test_expected_drawdown_scales_with_sd():
 def test_what_is_not_positive_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         exact.barrier_probability(**{"barrier": 1.0, "mu": 0.0, "sigma": 1.0, "horizon": 1.0} | change)
+
+
+def drawdown_by_dynamic_programming(n):
+    """E[max drawdown] of n fair signs: Markov chain of (drawdown now, largest so far)."""
+    law = np.zeros((n + 2, n + 2))
+    law[0, 0] = 1.0
+    now = np.arange(1, n + 2)
+    for _ in range(n):
+        moved = np.zeros_like(law)
+        moved[:-1] += 0.5 * law[1:]  # a step up shortens the drawdown,
+        moved[0] += 0.5 * law[0]  # or makes a new maximum
+        moved[1:] += 0.5 * law[:-1]
+        moved[now, now] += moved[now, now - 1]  # the largest so far follows
+        moved[now, now - 1] = 0.0
+        law = moved
+    return float((law.sum(axis=0) * np.arange(n + 2)).sum())
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 12])
+def test_lattice_laws_are_those_of_all_paths(n):
+    signs = 2 * ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1) - 1
+    walk = np.concatenate([np.zeros((1 << n, 1), int), signs.cumsum(axis=1)], axis=1)
+    law = exact.lattice_terminal(n)
+    value, count = np.unique(walk[:, -1], return_counts=True)
+    np.testing.assert_array_equal(law.value, value)
+    np.testing.assert_array_equal(law.probability, count / 2**n)
+    barrier = np.arange(1, n + 3)
+    hits = (walk.max(axis=1) >= barrier[:, None]).mean(axis=1)
+    np.testing.assert_allclose(exact.lattice_barrier_probability(n, barrier), hits, rtol=1e-14)
+    drawdown = (np.maximum.accumulate(walk, axis=1) - walk).max(axis=1)
+    assert exact.lattice_expected_max_drawdown(n) == pytest.approx(drawdown.mean(), rel=1e-13)
+
+
+@pytest.mark.parametrize("n", [31, 256])
+def test_lattice_drawdown_equals_dynamic_programming(n):
+    expected = exact.lattice_expected_max_drawdown(n)
+    assert expected == pytest.approx(drawdown_by_dynamic_programming(n), rel=1e-12)
+    if n == 256:
+        assert expected == pytest.approx(19.076, abs=5e-4)
+
+
+def test_lattice_laws_of_long_walks():
+    law = exact.lattice_terminal(5000)
+    assert law.probability.sum() == pytest.approx(1.0, rel=1e-13)
+    assert (law.probability * law.value.astype(float) ** 2).sum() == pytest.approx(5000, rel=1e-12)
+
+
+@pytest.mark.parametrize("barrier", [0, [1, -1], 1.5])
+def test_lattice_barriers_that_are_none_are_refused(barrier):
+    with pytest.raises(ValueError, match="barrier"):
+        exact.lattice_barrier_probability(8, barrier)
+
+
+@pytest.mark.parametrize("law", [exact.lattice_terminal, exact.lattice_expected_max_drawdown])
+def test_lattice_needs_a_step(law):
+    with pytest.raises(ValueError, match="n_steps"):
+        law(0)

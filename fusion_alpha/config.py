@@ -154,6 +154,7 @@ class ModelConfig:
     sessions: int
     news_lookback_bars: int
     dropout: float
+    mask: str
 
     def __post_init__(self) -> None:
         _require(
@@ -174,6 +175,7 @@ class ModelConfig:
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _require(self.width % self.heads == 0, "model.width", self.width, "a multiple of model.heads")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        _require(self.mask in ("bicep", "torch"), "model.mask", self.mask, "bicep or torch")
 
 
 @dataclass
@@ -327,6 +329,24 @@ class EvaluateConfig:
 
 
 @dataclass
+class ParityConfig:
+    """The comparison of dropout masks; no part of the pipeline's own results."""
+
+    steps: int
+    margin_nats: float
+    min_seeds: int
+    max_seeds: int
+    rounds: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("min_seeds", 2), ("rounds", 1), ("workers", 1)):
+            _require(getattr(self, name) >= least, f"parity.{name}", getattr(self, name), f"at least {least}")
+        _require(self.margin_nats > 0, "parity.margin_nats", self.margin_nats, "positive (nats)")
+        _require(self.max_seeds >= self.min_seeds, "parity.max_seeds", self.max_seeds, "at least parity.min_seeds")
+
+
+@dataclass
 class Config:
     """Everything that a stage may read; see the comments in conf/ for units and meaning."""
 
@@ -346,6 +366,7 @@ class Config:
     train: TrainConfig
     predict: PredictConfig
     evaluate: EvaluateConfig
+    parity: ParityConfig
 
     def __post_init__(self) -> None:
         pattern = re.fullmatch(r"1d|[1-9]\d*m", self.interval)

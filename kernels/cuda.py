@@ -48,7 +48,7 @@ class Cuda:
         return self.cupy.asnumpy(array)
 
     def launch(self, source: str, kernel: str, blocks: int, threads: int, *arguments: Any) -> None:
-        checked = device.checked(source, kernel, arguments)
+        checked = device.checked(device.text(source), kernel, blocks, threads, arguments)
         passed = tuple(0 if argument is None else argument for argument in checked)
         _module(source, self.cupy.cuda.runtime.getDevice()).get_function(kernel)((blocks,), (threads,), passed)
 

@@ -1,13 +1,17 @@
-"""Dropout masks: the address of every bit, their law, independence of batch and process, and misuse."""
+"""Dropout masks: the address of every bit, their law, and the same bits from every backend."""
+
+import hashlib
 
 import numpy as np
 import pytest
-import torch
+from shim import ShimDevice
 
-from kernels.dropout import dropout, keep_mask
+from kernels import cuda, dropout
+from kernels.dropout import keep_mask, masked
 from kernels.philox import Op, philox4x32
 
 ADDRESS = {"seed": 2**63 + 5, "step": 12, "layer": 3}
+P = pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 0.9])
 
 
 def half_bit(unit: int, sample: int, seed: int, step: int, layer: int) -> bool:
@@ -59,60 +63,6 @@ def test_share_of_kept_units_and_independence_of_neighbours(p):
         assert abs(np.corrcoef(kept, other)[0, 1]) < 4 / np.sqrt(n), name
 
 
-def test_antithetic_pair_is_the_complement_at_one_half_and_keeps_the_mean_at_any_p():
-    halves = keep_mask(100, 0.5, samples=32, **ADDRESS)
-    assert (halves[0::2] != halves[1::2]).all()
-    x = torch.ones(100, dtype=torch.float64)
-    pair_mean = dropout(x, 0.5, samples=32, share_rows=True, **ADDRESS).mean(dim=0)
-    assert torch.equal(pair_mean, x)  # linear in the mask, so a pair's error cancels exactly
-    thirds = keep_mask(1 << 16, 0.25, samples=2, **ADDRESS)
-    assert abs(thirds[1].mean() - 0.75) < 4 * np.sqrt(0.25 * 0.75 / 2**16)
-
-
-def test_mask_does_not_depend_on_how_the_batch_is_cut():
-    x = torch.randn(10, 7, generator=torch.Generator().manual_seed(0))
-    whole = dropout(x, 0.5, **ADDRESS)
-    parts = [dropout(x[:4], 0.5, **ADDRESS), dropout(x[4:], 0.5, first_row=4, **ADDRESS)]
-    assert torch.equal(torch.cat(parts), whole)
-
-
-def test_shared_mask_does_not_depend_on_the_batch_and_samples_do_not_depend_on_their_number():
-    x = torch.randn(10, 7, generator=torch.Generator().manual_seed(0))
-    many = dropout(x, 0.5, samples=8, share_rows=True, **ADDRESS)
-    assert many.shape == (8, 10, 7)
-    assert torch.equal(dropout(x[3:4], 0.5, samples=2, share_rows=True, **ADDRESS), many[:2, 3:4])
-
-
-def test_a_second_layer_gives_each_slice_its_own_sample():
-    x = torch.randn(10, 7, generator=torch.Generator().manual_seed(0))
-    for share in (True, False):
-        fresh = dropout(x, 0.5, samples=8, share_rows=share, **ADDRESS)
-        slices = x.expand(8, 10, 7)
-        assert torch.equal(dropout(slices, 0.5, samples=8, stacked=True, share_rows=share, **ADDRESS), fresh)
-
-
-def test_value_and_gradient_are_those_of_the_plain_formula():
-    x = torch.randn(5, 33, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    keep = torch.from_numpy(keep_mask(165, 0.3, **ADDRESS)).reshape(5, 33)
-    scale = 65536 / (65536 - round(0.3 * 65536))
-    y = dropout(x, 0.3, **ADDRESS)
-    torch.testing.assert_close(y, x * keep * scale)
-    y.sum().backward()
-    torch.testing.assert_close(x.grad, keep * torch.tensor(scale))
-
-
-def test_no_dropout_at_p_zero_is_the_identity():
-    x = torch.randn(3, 5)
-    assert torch.equal(dropout(x, 0.0, **ADDRESS), x)
-
-
-def test_step_may_be_a_tensor_and_large_addresses_work():
-    x = torch.ones(2, 3)
-    as_tensor = dropout(x, 0.5, seed=1, step=torch.tensor([7]), layer=2)
-    assert torch.equal(as_tensor, dropout(x, 0.5, seed=1, step=7, layer=2))
-    keep_mask(4, 0.5, seed=2**64 - 1, step=2**32 - 1, layer=2**24 - 1, first_unit=2**34 - 8)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -137,15 +87,114 @@ def test_misuse_of_the_mask_raises(wrong):
         keep_mask(4, **arguments)
 
 
+def test_antithetic_pair_is_the_complement_at_one_half_and_keeps_its_law_at_any_p():
+    halves = keep_mask(100, 0.5, samples=32, **ADDRESS)
+    assert (halves[0::2] != halves[1::2]).all()
+    quarters = keep_mask(1 << 16, 0.25, samples=2, **ADDRESS)
+    assert abs(quarters[1].mean() - 0.75) < 4 * np.sqrt(0.25 * 0.75 / 2**16)
+
+
+def plain(x, p, samples, first_unit):
+    """x times the reference's masks."""
+    keep = keep_mask(x.shape[2], p, samples=samples, first_unit=first_unit, **ADDRESS)
+    return x * (keep * x.dtype.type(dropout.scale(p)))[:, None, :].astype(x.dtype)
+
+
+def signals(stacked, samples, rows, units, dtype):
+    values = np.random.default_rng(units).normal(size=(samples if stacked else 1, rows, units))
+    return values.astype(dtype)
+
+
+def assert_same_bits(a, b):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
+
+
+@P
+@pytest.mark.parametrize("units", [0, 1, 31, 257, 2053])
 @pytest.mark.parametrize(
-    ("x", "step", "stacked"),
+    ("samples", "stacked", "first_unit"), [(1, False, 0), (1, True, 3), (2, False, 5), (70, True, 8)]
+)
+def test_cpu_backend_gives_the_bits_of_the_reference(p, units, samples, stacked, first_unit):
+    for dtype in (np.float32, np.float64):
+        x = signals(stacked, samples, 3, units, dtype)
+        y = masked(x, p, samples=samples, first_unit=first_unit, **ADDRESS)
+        assert_same_bits(y, plain(x, p, samples, first_unit))
+
+
+def test_x_may_be_strided_and_out_is_written_in_place():
+    wide = signals(False, 1, 4, 100, np.float32)
+    out = np.full((2, 4, 50), np.nan, np.float32)
+    y = masked(wide[:, :, ::2], 0.5, samples=2, out=out, **ADDRESS)
+    assert y is out
+    assert_same_bits(out, plain(np.ascontiguousarray(wide[:, :, ::2]), 0.5, 2, 0))
+
+
+def test_golden_hashes():
+    """What every backend and every later version must give."""
+    x = np.ones((1, 2, 1009), np.float32)
+    for p, golden in ((0.5, "22733343d3b21fe2"), (0.3, "f961ad070cfad8e7")):
+        y = masked(x, p, samples=34, first_unit=6, **ADDRESS)
+        assert hashlib.sha256((y > 0).tobytes()).hexdigest()[:16] == golden
+
+
+@P
+@pytest.mark.parametrize(("samples", "stacked", "first_unit"), [(1, False, 0), (34, False, 5), (6, True, 3)])
+@pytest.mark.parametrize(("blocks", "threads"), [(1, 1), (3, 32), (2, 256)])
+def test_cu_source_gives_the_bits_of_the_cpu(p, samples, stacked, first_unit, blocks, threads):
+    for dtype in (np.float32, np.float64):
+        x = signals(stacked, samples, 2, 131, dtype)
+        device = Launches(blocks, threads)
+        out = device.empty((samples, 2, 131), dtype)
+        step = device.put(np.array([ADDRESS["step"]], np.int64))
+        dropout.on_device(device, device.put(x), out, p, ADDRESS["seed"], step, ADDRESS["layer"], first_unit)
+        assert_same_bits(device.get(out), masked(x, p, samples=samples, first_unit=first_unit, **ADDRESS))
+
+
+class Launches(ShimDevice):
+    """The shim with a launch shape of the test's choice."""
+
+    def __init__(self, blocks, threads):
+        super().__init__()
+        self.shape = blocks, threads
+
+    def launch(self, source, kernel, blocks, threads, *arguments):
+        super().launch(source, kernel, *self.shape, *arguments)
+
+
+@pytest.mark.gpu
+@P
+def test_gpu_gives_the_bits_of_the_cpu(p):
+    try:
+        cuda.current()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    x = signals(False, 34, 3, 1009, np.float32)
+    there = masked(x, p, samples=34, first_unit=5, device="cuda", **ADDRESS)
+    assert_same_bits(there, masked(x, p, samples=34, first_unit=5, **ADDRESS))
+
+
+@pytest.mark.parametrize(
+    ("x", "more", "rule"),
     [
-        (torch.ones(3, dtype=torch.int64), 0, False),
-        (torch.tensor(1.0), 0, False),
-        (torch.ones(3), torch.tensor(1.0), False),
-        (torch.ones(3, 4), 0, True),
+        (np.ones((1, 2, 3), np.int64), {}, "dtype int64"),
+        (np.ones((2, 3), np.float32), {}, r"shape \(2, 3\)"),
+        (np.ones((3, 2, 3), np.float32), {"samples": 2}, "shape"),
+        (np.ones((1, 2, 3), np.float32), {"p": 1.0}, "p = 1.0"),
+        (np.ones((1, 2, 3), np.float32), {"device": "tpu"}, "tpu"),
+        (np.ones((1, 2, 3), np.float32), {"out": np.empty((1, 2, 4), np.float32)}, "out is"),
     ],
 )
-def test_misuse_of_the_front_raises(x, step, stacked):
-    with pytest.raises(ValueError, match=r"dtype|shape|int64"):
-        dropout(x, 0.5, seed=1, step=step, layer=0, samples=2, stacked=stacked)
+def test_misuse_of_masked_raises(x, more, rule):
+    with pytest.raises(ValueError, match=rule):
+        masked(x, **({"p": 0.5} | ADDRESS | more))
+
+
+def test_cuda_where_there_is_none_raises():
+    try:
+        cuda.current()
+    except RuntimeError:
+        with pytest.raises(RuntimeError, match="cuda"):
+            masked(np.ones((1, 2, 3), np.float32), 0.5, device="cuda", **ADDRESS)
+    else:
+        pytest.skip("there is a CUDA device")

@@ -1,0 +1,144 @@
+"""The operations as PyTorch functions: gradients, fake tensors, `torch.compile`, checkpointing, `vmap`, both devices.
+
+Tensors are shared with the kernels, not copied: NumPy views on a CPU, DLPack views on a GPU, where a kernel runs on
+torch's current stream. `step` is an argument and never a counter inside: activation checkpointing runs a forward pass
+twice, and a counter would give its second run other masks. Under `torch.compile` and CUDA graphs pass it as a tensor
+(an integer becomes a constant of the graph).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import cuda
+from kernels import dropout as _dropout
+
+_WHOLE = 1 << 64
+
+
+def dropout(
+    x: Tensor,
+    p: float,
+    *,
+    seed: int,
+    step: int | Tensor,
+    layer: int,
+    samples: int = 1,
+    stacked: bool = False,
+    share_rows: bool = False,
+    first_row: int = 0,
+) -> Tensor:
+    """Dropout of x [..., width] with addressed masks (`kernels.dropout`); differentiable in x.
+
+    step: the training step, an integer or an int64 tensor of one element (on a GPU taken modulo 2^32, unchecked: a
+    check would wait for the device). first_row: position of x's first row in the global batch. Training addresses a
+    unit by its position in the global batch (row x width + unit), so that masks do not depend on how the batch is
+    spread over processes. share_rows: one mask [width] for all rows, as inference needs it, so that a row's masks do
+    not depend on its batch. stacked: x is [samples, ..., width], each slice with its own sample's mask, as in a second
+    layer. Returns x's shape with samples = 1 or stacked, else [samples, *x.shape].
+
+    Under `vmap` every slice gets the masks that it would get alone. Raises ValueError for a dtype that is not floating
+    point, a shape without units or with another number of slices than samples, and as `kernels.dropout.keep_mask`.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"x has dtype {x.dtype}, not a floating-point type")
+    if x.ndim < 1 + stacked or (stacked and len(x) != samples):
+        raise ValueError(f"x has shape {tuple(x.shape)}, not [{samples}, ..., width]")
+    rows = tuple(x.shape[stacked:])  # of one sample
+    units = rows[-1] if share_rows else math.prod(rows)
+    first_unit = 0 if share_rows else first_row * rows[-1]
+    step = _as_step(step, x.device)
+    if not torch.compiler.is_compiling():
+        _dropout.check(p, _dropout.Address(seed, 0, layer), samples, units, first_unit)
+    cube = x.reshape(samples if stacked else 1, math.prod(rows) // units if units else 1, units)
+    y = _Dropout.apply(cube, step, p, _signed(seed), layer, samples, first_unit)
+    return y.reshape(x.shape if samples == 1 or stacked else (samples, *x.shape))
+
+
+class _Dropout(torch.autograd.Function):
+    """The operator with its gradient, in the form that functorch's transforms (vmap of grad) can take."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, step: Tensor, p: float, seed: int, layer: int, samples: int, first_unit: int) -> Tensor:
+        return torch.ops.bicep.dropout(x, step, p, seed, layer, samples, first_unit)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, step, ctx.p, ctx.seed, ctx.layer, ctx.samples, ctx.first_unit = inputs
+        ctx.save_for_backward(step)
+        ctx.shared = x.shape[0] == 1
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The mask again, from its address; samples of one x add up."""
+        (step,) = ctx.saved_tensors
+        masked = _Dropout.apply(gradient, step, ctx.p, ctx.seed, ctx.layer, ctx.samples, ctx.first_unit)
+        return masked.sum(dim=0, keepdim=True) if ctx.shared else masked, None, None, None, None, None, None
+
+
+def _as_step(step: int | Tensor, device: torch.device) -> Tensor:
+    if isinstance(step, Tensor):
+        if step.dtype != torch.int64 or step.numel() != 1:
+            raise ValueError(f"step is a {step.dtype} tensor of {step.numel()} elements, not one int64")
+        return step.reshape(1).to(device)
+    if not 0 <= step < 1 << 32:
+        raise ValueError(f"step = {step} is outside [0, 2^32)")
+    return torch.full((1,), step, dtype=torch.int64, device=device)
+
+
+def _signed(seed: int) -> int:
+    """A seed in [0, 2^64) as torch's 64-bit integer."""
+    return seed - _WHOLE if seed >= _WHOLE // 2 else seed
+
+
+_library = torch.library.Library("bicep", "DEF")
+_library.define(
+    "dropout(Tensor x, Tensor step, float p, int seed, int layer, int samples, int first_unit) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_contiguous_strides),
+)
+
+
+def _dropout_kernel(x: Tensor, step: Tensor, p: float, seed: int, layer: int, samples: int, first_unit: int) -> Tensor:
+    """x [1 or samples, rows, units] -> [samples, rows, units]."""
+    out = x.new_empty((samples, *x.shape[1:]))
+    if not out.numel():
+        return out
+    if x.dtype not in (torch.float32, torch.float64):  # the kernels' types; halves are rounded once, as torch does
+        wide = torch.ops.bicep.dropout(x.float(), step, p, seed, layer, samples, first_unit)
+        return out.copy_(wide)
+    x = x.contiguous()
+    seed %= _WHOLE
+    if x.is_cuda:
+        with cuda.on_stream_of(x) as device:
+            _dropout.on_device(device, *map(cuda.view, (x, out)), p, seed, cuda.view(step), layer, first_unit)
+    else:
+        address = _dropout.Address(seed, int(step), layer)
+        _dropout.check(p, address, samples, x.shape[2], first_unit)
+        _dropout.on_cpu(x.numpy(), out.numpy(), p, address, first_unit)
+    return out
+
+
+def _dropout_shape(x: Tensor, step: Tensor, p: float, seed: int, layer: int, samples: int, first_unit: int) -> Tensor:
+    return x.new_empty((samples, *x.shape[1:]))
+
+
+def _dropout_vmap(info: Any, dims: tuple[int | None, ...], x: Tensor, step: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    """Slices are further rows of the same masks; a batch of steps has masks of its own each."""
+    if dims[1] is not None:
+        steps = step.movedim(dims[1], 0)
+        slices = x.movedim(dims[0], 0) if dims[0] is not None else x.expand(len(steps), *x.shape)
+        parts = [torch.ops.bicep.dropout(*pair, *rest) for pair in zip(slices, steps, strict=True)]
+        return torch.stack(parts), 0
+    slices = x.movedim(dims[0] or 0, 1)  # [samples, batch, rows, units]
+    y = torch.ops.bicep.dropout(slices.reshape(len(slices), -1, slices.shape[-1]), step, *rest)
+    return y.reshape(len(y), *slices.shape[1:]), 1
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("dropout", _dropout_kernel, _device)
+torch.library.register_fake("bicep::dropout", _dropout_shape, lib=_library)
+torch.library.register_vmap("bicep::dropout", _dropout_vmap, lib=_library)

@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 
 from fusion_alpha.stage import QUIET
+from kernels import cuda
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 os.environ.update(QUIET)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        try:
+            cuda.current()
+        except RuntimeError as error:
+            pytest.skip(f"no GPU: {error}")
 
 
 @pytest.fixture(autouse=True)

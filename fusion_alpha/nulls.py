@@ -178,7 +178,7 @@ def _gaussian(sd: Float64, ret: Float64, high: Float64, low: Float64) -> Feature
     def touch(move: Float64) -> Float64:
         return np.where(move > 0, exact.barrier_probability(_distance(move), 0.0, sd), 1.0)
 
-    return Features(ret / sd, touch(high), touch(-low), exact.expected_max_drawdown(sd))
+    return Features(ret / sd, touch(high), touch(-low), exact.expected_max_drawdown(0.0, sd))
 
 
 def _distance(move: Float64) -> Float64:

@@ -155,6 +155,8 @@ class ModelConfig:
     news_lookback_bars: int
     dropout: float
     mask: str
+    sticky_p: float
+    sticky_rho: float
 
     def __post_init__(self) -> None:
         _require(
@@ -175,6 +177,14 @@ class ModelConfig:
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _require(self.width % self.heads == 0, "model.width", self.width, "a multiple of model.heads")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        _require(0 <= self.sticky_p < 1, "model.sticky_p", self.sticky_p, "in [0, 1)")
+        _require(0 <= self.sticky_rho <= 1, "model.sticky_rho", self.sticky_rho, "in [0, 1]")
+        _require(
+            self.use_technical or self.sticky_p == 0,
+            "model.sticky_p",
+            self.sticky_p,
+            "only with model.use_technical: it masks features of session tokens",
+        )
         _require(self.mask in ("bicep", "torch"), "model.mask", self.mask, "bicep or torch")
 
 
@@ -286,6 +296,7 @@ class TrainConfig:
     weight_decay: float
     beta: float
     patience: int
+    augment_bridge: float
     threads: int
     device: str
 
@@ -294,7 +305,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         _require(0 <= self.seed < 1 << 63, "train.seed", self.seed, "in [0, 2^63)")
         _require(self.lr > 0, "train.lr", self.lr, "positive")
-        for name in ("weight_decay", "beta"):
+        for name in ("weight_decay", "beta", "augment_bridge"):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
         _require(self.device in ("cpu", "cuda"), "train.device", self.device, "cpu or cuda")
 
@@ -374,6 +385,12 @@ class Config:
         for name in ("start", "end"):
             value = getattr(self, name)
             _require(value is None or is_date(value), name, value, "a date as YYYY-MM-DD, or null")
+        _require(
+            self.model.use_technical or self.train.augment_bridge == 0,
+            "train.augment_bridge",
+            self.train.augment_bridge,
+            "only with model.use_technical: it moves returns of session tokens",
+        )
 
     @property
     def bar_minutes(self) -> int | None:

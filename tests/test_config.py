@@ -33,6 +33,9 @@ def test_overrides_by_hand():
         ("data.dev_start=2030-01-01", "ascending"),
         ("data.source=nyse", "one of lab, stocknet, csv, yahoo"),
         ("model.dropout=1", r"in \[0, 1\)"),
+        ("model.sticky_p=1", r"model\.sticky_p = 1.*in \[0, 1\)"),
+        ("model.sticky_rho=1.1", r"model\.sticky_rho = 1\.1.*in \[0, 1\]"),
+        ("train.augment_bridge=-1", r"train\.augment_bridge = -1.*at least 0"),
     ],
 )
 def test_bad_override_is_refused_with_its_name_and_rule(override, message):

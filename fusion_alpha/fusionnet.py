@@ -4,7 +4,8 @@
                               |                                       +--> dropout -> dense -> severity gate
     sessions ------> tokens --+--> attention to news ------> pooled --+      -> dropout -> p_up, mean, sd
 
-Everything before the first dropout is the same for every Monte-Carlo sample, so it runs once for all of them.
+Everything before the first dropout is the same for every Monte-Carlo sample, so it runs once for all of them. With
+`sticky_p` > 0 training also masks features of sessions before that, for runs of sessions; inference never does.
 Which parts exist is configuration (`ModelConfig`): `fusion=concat` pools both sides without attention between them,
 `fusion=none` has one side only, `severity_gate=false` leaves the gate open.
 
@@ -14,6 +15,7 @@ evaluation mode the sigmoids are steps. Scalers are buffers of the module: token
 cannot be used with other scalers than its own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,20 +25,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion_alpha.config import ModelConfig
+from fusion_alpha.plain_dropout import plain_dropout
 from fusion_alpha.samples import NEWS_FEATURES, Batch
-from kernels.dropout import dropout
+from kernels.dropout import scale
+from kernels.sticky import sticky_mask
+from kernels.torch_front import dropout
 
 FEATURE_CLIP = 5.0  # scaled features, in sd
 TEMPERATURE = 0.1  # T, in standard deviations of the contradiction score
 SD_FLOOR = 1e-2  # of the return head, in units of the trailing volatility
+DROPOUTS: dict[str, Callable[..., Tensor]] = {"bicep": dropout, "torch": plain_dropout}  # by model.mask
 _SD_ONE = 0.5413  # softplus^-1(1)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Which dropout masks a pass uses.
+    """Which dropout and sticky masks a pass uses; the latter only in training, one a row, for all samples the same.
 
-    share_rows: one mask for all rows (inference), else one a row of the global batch, which starts at `first_row`.
+    share_rows: one dropout mask for all rows (inference), else one a row of the global batch, where the first row is
+    row `first_row`.
     """
 
     step: int = 0
@@ -145,6 +152,7 @@ class FusionNet(nn.Module):
         super().__init__()
         self.model = model
         self.seed = seed
+        self.dropout = DROPOUTS[model.mask]
         width = model.width
         with torch.device("meta"):  # draws nothing from torch's global generator; `_draw_weights` fills the values
             attend = model.fusion == "attention"
@@ -208,7 +216,7 @@ class FusionNet(nn.Module):
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> Output:
         """Without `noise` nothing is dropped (expected masks)."""
-        state = self.encode(batch)
+        state = self.encode(batch, noise)
         hidden = functional.gelu(self.state(self._drop(state, noise, layer=0)))  # ([S,] B, W)
         severity = hidden.new_ones(hidden.shape[:-1])
         if self.gate is not None:
@@ -221,9 +229,9 @@ class FusionNet(nn.Module):
         logit, mean, spread = self.heads(hidden).unbind(-1)
         return Output(logit, mean, functional.softplus(spread) + SD_FLOOR, severity)
 
-    def encode(self, batch: Batch) -> Tensor:
-        """The state before the first dropout, [B, n_summaries x W]."""
-        sessions = self._session_tokens(batch) if self.model.use_technical else None
+    def encode(self, batch: Batch, noise: Noise | None = None) -> Tensor:
+        """The state before the first dropout, [B, n_summaries x W]; noise: of sticky masks, which only training has."""
+        sessions = self._session_tokens(batch, noise) if self.model.use_technical else None
         news, news_mask = self._news_tokens(batch) if self.model.use_text else (None, None)
         summaries = []
         if sessions is not None:
@@ -233,8 +241,9 @@ class FusionNet(nn.Module):
             summaries.append(self.news_pool(self.news_block(news, sessions, batch.session_mask), news_mask))
         return cast(Tensor, self.norm_state(torch.cat(summaries, dim=-1)))
 
-    def _session_tokens(self, batch: Batch) -> Tensor:
-        tokens = self.sessions(self.scale_sessions(batch.sessions)) + self.position  # (B, L, W)
+    def _session_tokens(self, batch: Batch, noise: Noise | None) -> Tensor:
+        features = self._stick(self.scale_sessions(batch.sessions), noise)  # (B, L, F)
+        tokens = self.sessions(features) + self.position  # (B, L, W)
         return cast(Tensor, self.norm_sessions(tokens))
 
     def _news_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -245,11 +254,21 @@ class FusionNet(nn.Module):
         mask = torch.cat([batch.news_mask.new_ones(len(tokens), 1), batch.news_mask], dim=1)
         return self.norm_news(torch.cat([none, tokens], dim=1)), mask
 
+    def _stick(self, x: Tensor, noise: Noise | None) -> Tensor:
+        """x [B, L, F]; in training, features of a row missing for runs of sessions, the others scaled up for them."""
+        p = self.model.sticky_p
+        if noise is None or not self.training or p == 0:
+            return x
+        rows, length, width = x.shape
+        address = {"seed": self.seed, "step": noise.step, "layer": 0, "first_row": noise.first_row}
+        keep = sticky_mask(rows, length, width, p, self.model.sticky_rho, **address)
+        return x * (torch.from_numpy(keep).to(x.device, x.dtype) * scale(p))
+
     def _drop(self, x: Tensor, noise: Noise | None, layer: int) -> Tensor:
         """x [B, units] or, one slice a sample, [S, B, units]."""
         if noise is None:
             return x
-        return dropout(
+        return self.dropout(
             x,
             self.model.dropout,
             seed=self.seed,

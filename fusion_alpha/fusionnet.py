@@ -260,8 +260,17 @@ class FusionNet(nn.Module):
         if noise is None or not self.training or p == 0:
             return x
         rows, length, width = x.shape
-        address = {"seed": self.seed, "step": noise.step, "layer": 0, "first_row": noise.first_row}
-        keep = sticky_mask(rows, length, width, p, self.model.sticky_rho, **address)
+        keep = sticky_mask(
+            rows,
+            length,
+            width,
+            p,
+            self.model.sticky_rho,
+            seed=self.seed,
+            step=noise.step,
+            layer=0,
+            first_row=noise.first_row,
+        )
         return x * (torch.from_numpy(keep).to(x.device, x.dtype) * scale(p))
 
     def _drop(self, x: Tensor, noise: Noise | None, layer: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 Loss: BCE of p_up plus beta times the Gaussian negative log likelihood of target_ret over trailing volatility, in nats.
 Rows of role test are never touched. Weights come from a generator seeded by train.seed; the order of the batches
-and the dropout masks are Philox words addressed by (seed, epoch) and (seed, step), so nothing depends on how many
-random numbers were drawn before. `TrainState` holds all that the next epoch depends on.
+and all noise (dropout, sticky masks, bridges on prices) are Philox words addressed by (seed, epoch) and (seed, step),
+so nothing depends on how many random numbers were drawn before. `TrainState` holds all that the next epoch depends on.
 """
 
 import copy
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from fusion_alpha.augmentation import perturb_returns
 from fusion_alpha.config import Config, TrainConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.fusionnet import FusionNet, Noise, Output
@@ -149,9 +150,17 @@ def run_epoch(
     state.net.train()
     sums = np.zeros(3)
     for begin in range(0, len(order), train.batch_size):
-        batch = samples.gather(order[begin : begin + train.batch_size]).to(device)
         state.step += 1
-        losses = loss(state.net(batch, Noise(step=state.step)), batch, train.beta)
+        noise = Noise(step=state.step)
+        batch = perturb_returns(
+            samples.gather(order[begin : begin + train.batch_size]),
+            samples.feature_names,
+            train.augment_bridge,
+            seed=train.seed,
+            step=noise.step,
+            first_row=noise.first_row,
+        ).to(device)
+        losses = loss(state.net(batch, noise), batch, train.beta)
         state.optimizer.zero_grad(set_to_none=True)
         losses[0].backward()
         torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from fusion_market import configuration, market
 
-from fusion_alpha import samples, training
+from fusion_alpha import fusionnet, samples, training
 from fusion_alpha.fusionnet import FEATURE_CLIP, FusionNet, Noise, Scaler, Thresholds
+from kernels.sticky import sticky_mask
 
 VARIANTS = ("fused", "attention", "concat", "price_only", "text_only")
 ROWS = np.arange(40, 72)
@@ -77,7 +78,7 @@ def test_monte_carlo_samples_share_everything_before_the_first_dropout(frames, m
     net, batch = network(frames)
     calls = []
     encode = net.encode
-    monkeypatch.setattr(net, "encode", lambda batch: calls.append(len(batch.label)) or encode(batch))
+    monkeypatch.setattr(net, "encode", lambda batch, noise: calls.append(len(batch.label)) or encode(batch, noise))
     net(batch, Noise(samples=32, share_rows=True))
     assert calls == [32]
 
@@ -89,6 +90,53 @@ def test_samples_are_the_masks_of_the_addresses_whatever_their_number(frames):
     assert not torch.equal(many.mean[0], many.mean[2])
     without = network(frames, dropout=0.0)[0]
     assert torch.equal(without(batch, Noise(samples=2, share_rows=True)).mean[1], without(batch).mean)
+
+
+def refuse(*_args, **_kwargs):
+    raise AssertionError("called although it is off")
+
+
+def masked_features(net, batch, noise):
+    """True where a session's feature had no way into the state, [B, L, F]."""
+    sessions = batch.sessions.nan_to_num().requires_grad_()
+    net.encode(replace(batch, sessions=sessions), noise).square().sum().backward()
+    return sessions.grad == 0
+
+
+def test_sticky_masks_are_off_by_default(frames, monkeypatch):
+    net, batch = network(frames)
+    monkeypatch.setattr(fusionnet, "sticky_mask", refuse)
+    net.train()(batch, Noise(step=1))
+    net, _ = network(frames, sticky_p=0.3)
+    net.eval()(batch, Noise(step=1))  # inference never masks
+    net.train()(batch)  # nor does a pass without noise
+    with pytest.raises(AssertionError, match="off"):
+        net.train()(batch, Noise(step=1))
+
+
+def test_sticky_masks_change_training_alone(frames):
+    plain, batch = network(frames)
+    sticky, _ = network(frames, sticky_p=0.3)
+    for noise in (None, Noise(step=3), Noise(samples=4, share_rows=True)):
+        assert torch.equal(sticky.eval()(batch, noise).mean, plain.eval()(batch, noise).mean)
+    assert not torch.equal(sticky.train()(batch, Noise(step=3)).mean, plain.train()(batch, Noise(step=3)).mean)
+
+
+@pytest.mark.parametrize("fusion", ["fused", "price_only"])
+def test_gradients_reach_the_features_that_a_sticky_mask_leaves(frames, fusion):
+    net, batch = network(frames, fusion, sticky_p=0.3, sticky_rho=0.9)
+    keep = torch.from_numpy(sticky_mask(*batch.sessions.shape, 0.3, 0.9, seed=net.seed, step=3, layer=0, first_row=5))
+    free = masked_features(net.eval(), batch, None)  # masked sessions, clipped features
+    assert torch.equal(masked_features(net.train(), batch, Noise(step=3, first_row=5)), ~keep | free)
+
+
+def test_sticky_masks_do_not_depend_on_how_the_batch_is_cut(frames):
+    net, batch = network(frames, sticky_p=0.3)
+    whole = net.train().encode(batch, Noise(step=3, first_row=100))
+    for part in (slice(0, 5), slice(5, 32)):
+        cut = replace(batch, **{name: value[part] for name, value in vars(batch).items()})
+        state = net.encode(cut, Noise(step=3, first_row=100 + part.start))
+        torch.testing.assert_close(state, whole[part])
 
 
 def test_scaler_uses_known_values_clips_and_centres_constants():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fusion_market import configuration, market
 
-from fusion_alpha import prediction, samples, tables, training
+from fusion_alpha import augmentation, prediction, samples, tables, training
 from fusion_alpha.errors import InputError
 
 CPU = torch.device("cpu")
@@ -39,6 +39,22 @@ def test_same_inputs_give_the_same_bits_and_another_seed_does_not(frames):
     assert first.curves == again.curves
     cfg.train.seed = 2
     assert not same(first.net.state_dict(), training.train(data, cfg, CPU).net.state_dict())
+
+
+def test_bridges_on_prices_are_off_by_default_and_repeat(frames, monkeypatch):
+    cfg = configuration()
+    data = samples.build(frames, cfg)
+    plain = training.train(data, cfg, CPU)
+    cfg.train = replace(cfg.train, augment_bridge=0.5)
+    moved, again = (training.train(data, cfg, CPU) for _ in range(2))
+    assert same(moved.net.state_dict(), again.net.state_dict())
+    assert not same(moved.net.state_dict(), plain.net.state_dict())
+    batch = data.gather(data.select("dev")[:8])
+    moved.net.load_state_dict(plain.net.state_dict())
+    assert torch.equal(moved.net(batch).mean, plain.net(batch).mean)
+    monkeypatch.setattr(augmentation, "bridge_augment", None)
+    cfg.train = replace(cfg.train, augment_bridge=0.0)
+    assert same(training.train(data, cfg, CPU).net.state_dict(), plain.net.state_dict())
 
 
 @pytest.mark.parametrize("variant", ["fused", "attention", "concat", "price_only", "text_only"])

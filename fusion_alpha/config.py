@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from fusion_alpha.errors import InputError
 
 PARAMS = Path("params.yaml")
+CONF = Path("conf")
 _REMEDY = "change it where it was set: conf/, -S or the command line; `make params` brings the defaults back"
 
 
@@ -233,6 +234,22 @@ class StrategyConfig:
 
 
 @dataclass
+class ExecutorConfig:
+    """What spreads work over processes. Of all this only `ranks` can show in a result, so only it is DVC's to watch."""
+
+    name: str
+    workers: int
+    ranks: int
+
+    def __post_init__(self) -> None:
+        _require(self.name in ("pool", "ray", "ddp"), "executor.name", self.name, "pool, ray or ddp")
+        _require(self.workers >= 1, "executor.workers", self.workers, "at least 1")
+        expected = self.workers if self.name == "ddp" else 1
+        rule = f"{expected}: it follows from executor=ddp with executor.workers, and is 1 without"
+        _require(self.ranks == expected, "executor.ranks", self.ranks, rule)
+
+
+@dataclass
 class CleanConfig:
     max_rejected_share: float
     news_after_end_days: int
@@ -244,13 +261,11 @@ class CleanConfig:
 @dataclass
 class TechnicalConfig:
     warmup_bars: int
-    workers: int
 
     def __post_init__(self) -> None:
         _require(
             self.warmup_bars >= 50, "technical.warmup_bars", self.warmup_bars, "at least 50, the longest window in bars"
         )
-        _require(self.workers >= 1, "technical.workers", self.workers, "at least 1")
 
 
 @dataclass
@@ -266,7 +281,6 @@ class ContradictionConfig:
     tau_over: float
     tau_under: float
     severity_bars: int
-    workers: int
 
     def __post_init__(self) -> None:
         _require(
@@ -278,7 +292,7 @@ class ContradictionConfig:
         _require(self.half_life_hours > 0, "contradiction.half_life_hours", self.half_life_hours, "positive (hours)")
         for name in ("tau_over", "tau_under"):
             _require(getattr(self, name) > 0, f"contradiction.{name}", getattr(self, name), "positive")
-        for name in ("window_bars", "null_sessions", "severity_bars", "workers"):
+        for name in ("window_bars", "null_sessions", "severity_bars"):
             _require(getattr(self, name) >= 1, f"contradiction.{name}", getattr(self, name), "at least 1")
         _require(self.shrink_weight >= 0, "contradiction.shrink_weight", self.shrink_weight, "at least 0 (bars)")
         _require(0 < self.clip_z <= 6, "contradiction.clip_z", self.clip_z, "in (0, 6] (standard deviations)")
@@ -371,6 +385,7 @@ class Config:
     model: ModelConfig
     target: TargetConfig
     strategy: StrategyConfig
+    executor: ExecutorConfig
     clean: CleanConfig
     technical: TechnicalConfig
     contradiction: ContradictionConfig
@@ -406,8 +421,10 @@ def is_date(value: str) -> bool:
 
 
 def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
-    """Read params.yaml, apply `key=value` overrides, check keys, types and ranges.
+    """Read params.yaml, apply overrides, check keys, types and ranges.
 
+    An override is `key=value`, or `group=choice` for a file of conf/ that is one block: executor=ddp, model=concat.
+    Choices come first, wherever they stand.
     Raises InputError for a missing file, an unknown or missing key, a wrong type or a value out of range.
     """
     if not params.exists():
@@ -423,14 +440,33 @@ def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
             remedy="run `make params`: conf/ is what people edit",
         ) from None
     OmegaConf.set_struct(plain, True)
-    for override in overrides or []:
+    for override in sorted(overrides or [], key=lambda text: "." in text.split("=")[0]):
         if "=" not in override:
             raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
         key, value = override.split("=", 1)
         if OmegaConf.select(plain, key, throw_on_missing=False) is None and not _has(plain, key):
             raise InputError(f"unknown parameter {key!r}", rule=f"a key of {params}", remedy=_nearest(key, plain))
-        OmegaConf.update(plain, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+        if (CONF / key).is_dir():
+            OmegaConf.update(plain, key, _choice(key, value), merge=False)
+        else:
+            OmegaConf.update(plain, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     return typed(plain, source=str(params))
+
+
+def _choice(group: str, name: str) -> DictConfig:
+    """The block of conf/GROUP/NAME.yaml; InputError where there is none, or where the file sets more than its block."""
+    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    if name not in choices:
+        raise InputError(f"parameter {group} = {name!r}", rule=f"one of {', '.join(choices)}")
+    path = CONF / group / f"{name}.yaml"
+    if path.read_text().startswith("# @package"):
+        raise InputError(
+            f"argument '{group}={name}'",
+            file=path,
+            rule="a choice on a stage's command line sets one block; this file sets others too",
+            remedy=f"`python -m fusion_alpha.config {group}={name}`, or `dvc exp run -S {group}={name}`",
+        )
+    return cast(DictConfig, OmegaConf.load(path))
 
 
 def typed(plain: DictConfig, source: str = "params") -> Config:
@@ -492,7 +528,7 @@ def compose(into: Path, overrides: list[str] | None = None) -> None:
     """Write what conf/ composes to, through the function that `dvc exp run` itself calls."""
     from dvc.utils.hydra import compose_and_dump
 
-    compose_and_dump(into, str(Path("conf").resolve()), None, "config", str(Path.cwd()), overrides or [])
+    compose_and_dump(into, str(CONF.resolve()), None, "config", str(Path.cwd()), overrides or [])
 
 
 def main() -> int:

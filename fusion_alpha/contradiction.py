@@ -20,8 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fusion_alpha import nulls, tables
-from fusion_alpha.config import ContradictionConfig
+from fusion_alpha.config import ContradictionConfig, ExecutorConfig
 from fusion_alpha.errors import InputError
+from fusion_alpha.executor import HERE
 
 Float64 = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -29,7 +30,11 @@ _ROUNDING = 1e-9  # a standard deviation of scores in [-1, 1] below this is roun
 
 
 def build(
-    panel: pd.DataFrame, news_bars: pd.DataFrame, text: pd.DataFrame, settings: ContradictionConfig
+    panel: pd.DataFrame,
+    news_bars: pd.DataFrame,
+    text: pd.DataFrame,
+    settings: ContradictionConfig,
+    spread: ExecutorConfig = HERE,
 ) -> pd.DataFrame:
     """The contradiction table (schemas/contradiction.yaml), one row for each row of the panel, which is in key order.
 
@@ -40,7 +45,7 @@ def build(
     time = np.unique(panel["bar_close_utc"].to_numpy(), return_inverse=True)[1]
     n_news, s = sentiment(panel, news_bars, text, settings.half_life_hours)
     z_s = standardise(s, number, time, settings.window_bars, settings.shrink_weight)
-    null = nulls.features(panel, settings)
+    null = nulls.features(panel, settings, spread)
     cs = score(z_s, null.z_r)
     columns = {
         "n_news": n_news,

@@ -23,17 +23,16 @@ Inside one session there is no night: a bar that does not open a session is one 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.progress import track
 from scipy.special import ndtri
 
-from fusion_alpha.config import ContradictionConfig
-from fusion_alpha.stage import console
+from fusion_alpha import executor
+from fusion_alpha.config import ContradictionConfig, ExecutorConfig
 from kernels import exact
 from kernels.mc_features import NONE_ABOVE, NONE_BELOW, Rank, mc_features
 
@@ -64,7 +63,7 @@ class Rows:
     first: NDArray[np.int64]  # [n]: bar with which a row's history begins
 
 
-def features(panel: pd.DataFrame, settings: ContradictionConfig) -> Features:
+def features(panel: pd.DataFrame, settings: ContradictionConfig, spread: ExecutorConfig = executor.HERE) -> Features:
     """Null features of each row of a panel in key order.
 
     A row has a null when the `null_sessions` bars before it have a previous close and at least one of them moved.
@@ -74,11 +73,9 @@ def features(panel: pd.DataFrame, settings: ContradictionConfig) -> Features:
     rows = np.flatnonzero(number > settings.null_sessions)
     out = Features(*(np.full(len(panel), np.nan) for _ in Features._fields))
     tasks = list(_tasks(moves, rows, settings.null_sessions))
-    results = joblib.Parallel(n_jobs=settings.workers, return_as="generator")(
-        joblib.delayed(of_rows)(task, settings) for _, task in tasks
-    )
-    shown = track(results, "null of each bar", total=len(tasks), console=console, disable=not console.is_terminal)
-    for (where, _), part in zip(tasks, shown, strict=True):
+    of_task = partial(of_rows, settings=settings)
+    results = executor.in_order(of_task, [task for _, task in tasks], spread, label="null of each bar")
+    for (where, _), part in zip(tasks, results, strict=True):
         for column, values in zip(out, part, strict=True):
             column[where] = values
     return out

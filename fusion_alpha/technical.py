@@ -12,16 +12,15 @@ Everything is a ratio within a trailing window of at most 50 bars, so splits kno
 not show. Volume is counted in adjusted shares, volume / adjustment, so that a split does not look like a burst.
 """
 
-import joblib
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import ta
 from numpy.typing import NDArray
-from rich.progress import track
 
-from fusion_alpha import tables
-from fusion_alpha.config import TechnicalConfig
-from fusion_alpha.stage import console
+from fusion_alpha import executor, tables
+from fusion_alpha.config import ExecutorConfig, TechnicalConfig
 
 Columns = dict[str, pd.Series | NDArray[np.float64]]
 INPUTS = ["open", "high", "low", "close", "volume", "adjustment"]
@@ -29,17 +28,15 @@ _ROUNDING = 1e-9  # a volatility of simple returns below this is rounding of the
 _NO_VOLUME = 0.01  # of the mean: what a bar without volume counts as, since its logarithm has no value
 
 
-def build(panel: pd.DataFrame, settings: TechnicalConfig) -> pd.DataFrame:
+def build(panel: pd.DataFrame, settings: TechnicalConfig, spread: ExecutorConfig = executor.HERE) -> pd.DataFrame:
     """The technical table (schemas/technical.yaml), one row for each row of the panel, which is in key order.
 
     The first `warmup_bars` rows of a ticker are null, and so is a feature whose window has no spread or no trade.
     """
     tickers = [bars for _, bars in panel.groupby("ticker", sort=False)[INPUTS]]
-    results = joblib.Parallel(n_jobs=settings.workers, return_as="generator")(
-        joblib.delayed(features)(bars, settings.warmup_bars) for bars in tickers
-    )
-    shown = track(results, "indicators", total=len(tickers), console=console, disable=not console.is_terminal)
-    columns = pd.concat(list(shown)) if tickers else features(panel[INPUTS], settings.warmup_bars)
+    of_ticker = partial(features, warmup_bars=settings.warmup_bars)
+    found = list(executor.in_order(of_ticker, tickers, spread, label="indicators"))
+    columns = pd.concat(found) if found else of_ticker(panel[INPUTS])
     return panel[tables.BAR_KEY].join(columns)
 
 

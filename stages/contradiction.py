@@ -36,7 +36,7 @@ def main(cfg: Config) -> None:
     panel = tables.read("panel", columns=prices)
     news_bars = tables.read("news_bars", columns=["ticker", "bar_close_utc", "age_hours", "text_hash"])
     text = tables.read("text", columns=["text_hash", "p_negative", "p_neutral", "p_positive"])
-    table = contradiction.build(panel, news_bars, text, cfg.contradiction)
+    table = contradiction.build(panel, news_bars, text, cfg.contradiction, cfg.executor)
     tables.write("contradiction", table)
     metrics = summary(table)
     write_json(Path("metrics/contradiction.json"), metrics)

@@ -3,7 +3,7 @@
 Reads   data/processed/panel.parquet
 Writes  data/features/technical.parquet, metrics/technical.json
 Holds   a row uses its own bar and earlier ones of its ticker only, and none before its warm-up.
-Run     python -m stages.technical [technical.workers=1 ...]
+Run     python -m stages.technical [technical.warmup_bars=90 executor=ray ...]
 """
 
 import logging
@@ -35,7 +35,7 @@ def summary(table: pd.DataFrame, warmup_bars: int) -> dict[str, object]:
 
 def main(cfg: Config) -> None:
     panel = tables.read("panel", columns=["ticker", "bar_close_utc", *technical.INPUTS])
-    table = technical.build(panel, cfg.technical)
+    table = technical.build(panel, cfg.technical, cfg.executor)
     tables.write("technical", table)
     metrics = summary(table, cfg.technical.warmup_bars)
     write_json(Path("metrics/technical.json"), metrics)

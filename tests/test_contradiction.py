@@ -18,7 +18,7 @@ CUTS = [pd.Timestamp(f"2015-01-{day:02d} 21:00", tz="UTC") for day in (5, 6, 7)]
 
 @pytest.fixture(scope="module")
 def cfg() -> ContradictionConfig:
-    return replace(config.load().contradiction, workers=1, n_paths=256)
+    return replace(config.load().contradiction, n_paths=256)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_runs_the_kernel(bars, news, cfg, monkeypatch):
 
 
 def test_stage_writes_the_same_bytes_twice(bars, news, tmp_path, monkeypatch):
-    cfg = config.load(["contradiction.workers=1", "contradiction.n_paths=64"])
+    cfg = config.load(["executor.workers=1", "contradiction.n_paths=64"])
     monkeypatch.chdir(tmp_path)
     items, text = news
     tables.write("panel", bars)

@@ -10,14 +10,14 @@ from scipy import stats
 from scipy.special import ndtr
 
 from fusion_alpha import config, nulls
-from fusion_alpha.config import ContradictionConfig
+from fusion_alpha.config import ContradictionConfig, ExecutorConfig
 
 N = 60  # null_sessions
 
 
 @pytest.fixture(scope="module")
 def cfg() -> ContradictionConfig:
-    return replace(config.load().contradiction, workers=1, n_paths=1024)
+    return replace(config.load().contradiction, n_paths=1024)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,8 @@ def test_workers_and_chunks_change_nothing(cfg, bars, monkeypatch):
     found = nulls.features(bars, cfg)
     monkeypatch.setattr(nulls, "_CHUNK", 17)
     for workers in (1, 2):
-        for column, whole in zip(nulls.features(bars, replace(cfg, workers=workers)), found, strict=True):
+        spread = ExecutorConfig("pool", workers, ranks=1)
+        for column, whole in zip(nulls.features(bars, cfg, spread), found, strict=True):
             np.testing.assert_array_equal(column, whole)
 
 

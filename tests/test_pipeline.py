@@ -23,8 +23,7 @@ SMALL = [
     "train.epochs=2",
     "predict.mc_samples=4",
     "evaluate.bootstrap_samples=50",
-    "technical.workers=1",
-    "contradiction.workers=1",
+    "executor.workers=1",
 ]
 LAYERS = ("prices", "news", "panel", "news_bars", "technical", "contradiction", "predictions")
 

@@ -132,7 +132,13 @@ def test_params_name_every_group_that_a_stage_may_read(name):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cfg":
                 groups.add({"bar_minutes": "interval"}.get(node.attr, node.attr))
     groups &= {field.name for field in fields(config.Config)}  # a part of the configuration may be called cfg too
+    groups.discard("executor")  # spreads work; see below
     assert groups <= set(STAGES[name].get("params", [])), f"stage {name} reads parameters that dvc.yaml does not name"
+
+
+def test_another_executor_repeats_no_stage_whose_outputs_do_not_depend_on_it():
+    named = {name: [param for param in stage["params"] if param.startswith("executor")] for name, stage in STAGES.items()}
+    assert {name: params for name, params in named.items() if params} == {"train": ["executor.ranks"]}
 
 
 def test_every_schema_is_whole():
@@ -171,7 +177,8 @@ def test_importing_needs_no_gpu_and_writes_nothing(tmp_path):
 
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=\[]", name)[0] for name in project["dependencies"]}
+    named = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    declared = {re.split(r"[<>=\[]", name)[0] for name in named}
     providers = packages_distributions()
     book = [*(ROOT / "docs").glob("*.py"), *(ROOT / "docs/theme").glob("*.py"), *(ROOT / "docs/pdf").glob("*.py")]
     ours = {*PACKAGES, *(path.stem for path in book)} | set(sys.stdlib_module_names)

@@ -27,7 +27,8 @@ def table(bars) -> pd.DataFrame:
 
 
 def build(panel: pd.DataFrame, *overrides: str) -> pd.DataFrame:
-    return technical.build(panel, config.load(["technical.workers=1", *overrides]).technical)
+    cfg = config.load(["executor.workers=1", *overrides])
+    return technical.build(panel, cfg.technical, cfg.executor)
 
 
 def test_columns_are_those_of_the_schema(table):
@@ -153,7 +154,7 @@ def test_short_histories(n_bars):
 def test_tickers_and_workers_are_independent():
     panel = synthetic_bars.panel(("AAA", "BBB", "CCC"), 90)
     whole = build(panel)
-    pd.testing.assert_frame_equal(build(panel, "technical.workers=2"), whole, check_exact=True)
+    pd.testing.assert_frame_equal(build(panel, "executor.workers=2"), whole, check_exact=True)
     alone = build(panel[panel["ticker"] == "BBB"])
     pd.testing.assert_frame_equal(alone, whole[whole["ticker"] == "BBB"], check_exact=True)
     pd.testing.assert_frame_equal(whole[KEY], panel[KEY])
@@ -170,7 +171,7 @@ def test_warm_up_covers_the_longest_window():
 
 
 def test_stage_writes_the_same_bytes_twice(tmp_path, monkeypatch):
-    cfg = config.load(["technical.workers=1"])
+    cfg = config.load(["executor.workers=1"])
     monkeypatch.chdir(tmp_path)
     tables.write("panel", synthetic_bars.panel(n_bars=80))
     digests = []

@@ -35,8 +35,8 @@ GUARD, ALIGNMENT = 256, 256  # bytes before and after an array
 RUBBISH = 0xA5
 CHECKS = "bounds,alignment,null,shift-exponent,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"
 OPTIONS = (
-    "-O2 -std=c++17 -fPIC -ffp-contract=off -U_FORTIFY_SOURCE -fvisibility=hidden -Wall -Wextra -Werror "
-    f"-Wno-unknown-pragmas -Wno-unused-function -Wno-unused-parameter -fsanitize={CHECKS}"
+    "-O2 -std=c++17 -fPIC -ffp-contract=off -U_FORTIFY_SOURCE -fvisibility=hidden "
+    f"-Werror=return-type -Werror=sign-compare -fsanitize={CHECKS}"
 ).split()
 
 

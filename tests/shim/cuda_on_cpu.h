@@ -494,18 +494,21 @@ SHIM_TO_INTEGERS(double, double, rint, trunc, floor)
 
 // ---- memory -------------------------------------------------------------------------------------------------------
 
-template <typename T>
-static inline T __ldg(const T *from) {
-    return *from;
-}
-template <typename T>
-static inline T __ldcs(const T *from) {
-    return *from;
-}
-template <typename T>
-static inline void __stcs(T *to, T value) {
-    *to = value;
-}
+#define SHIM_LOAD(NAME) \
+    template <typename T> \
+    static inline T NAME(const T *from) { \
+        return *from; \
+    }
+#define SHIM_STORE(NAME) \
+    template <typename T> \
+    static inline void NAME(T *to, T value) { \
+        *to = value; \
+    }
+SHIM_LOAD(__ldg)
+SHIM_LOAD(__ldcg)
+SHIM_LOAD(__ldcs)
+SHIM_STORE(__stcg)
+SHIM_STORE(__stcs)
 
 #define SHIM_ATOMIC(NAME, T, VALUE) \
     static inline T NAME(T *to, T operand) { \

@@ -31,7 +31,7 @@ class Cuda:
             import cupy
         except ImportError as error:
             raise RuntimeError(
-                "device='cuda' needs CuPy, which is not installed: `pip install nimbus-fusion[cuda]` on a GPU machine; "
+                "device='cuda' needs CuPy, which is not installed: `pip install 'cupy-cuda13x>=14'` on a GPU machine; "
                 "or take device='cpu', a backend of its own with the same bits"
             ) from error
         try:

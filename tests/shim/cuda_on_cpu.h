@@ -275,20 +275,20 @@ T of_bits(unsigned long long bits) {
 
 template <typename T>
 T from_lane(unsigned int mask, T value, int lane) {
-    return of_bits<T>(collective(mask, bits_of(value), lane, [](const unsigned long long *values, unsigned int, int from) {
-        return values[from];
-    }));
+    Combine chosen = [](const unsigned long long *values, unsigned int, int from) { return values[from]; };
+    return of_bits<T>(collective(mask, bits_of(value), lane, chosen));
 }
 
 template <typename T, T (*FOLD)(T, T)>
 T folded(unsigned int mask, T value) {
-    return of_bits<T>(collective(mask, bits_of(value), 0, [](const unsigned long long *values, unsigned int members, int) {
+    Combine fold = [](const unsigned long long *values, unsigned int members, int) {
         int lane = __builtin_ctz(members);
         T total = of_bits<T>(values[lane]);
         while (++lane < 32)
             if (members >> lane & 1) total = FOLD(total, of_bits<T>(values[lane]));
         return bits_of(total);
-    }));
+    };
+    return of_bits<T>(collective(mask, bits_of(value), 0, fold));
 }
 
 static inline unsigned int fold_add(unsigned int a, unsigned int b) { return a + b; }

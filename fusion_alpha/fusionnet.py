@@ -10,8 +10,8 @@ Which parts exist is configuration (`ModelConfig`): `fusion=concat` pools both s
 `fusion=none` has one side only, `severity_gate=false` leaves the gate open.
 
 Thresholds: a session with score cs is overhype to the degree sigmoid((cs - tau_over) / T), underhype likewise with
--cs - tau_under; a learned vector per kind joins the session's token, so tau gets its gradient from the loss. In
-evaluation mode the sigmoids are steps. Scalers are buffers of the module: tokens come unscaled, and a checkpoint
+-cs - tau_under. What is left of earlier ones fades by a learned factor a session, and the two sums go straight to the
+heads: tau and the factor get their gradients from the loss. In evaluation mode the sigmoids are steps. Scalers are buffers of the module: tokens come unscaled, and a checkpoint
 cannot be used with other scalers than its own.
 """
 
@@ -87,23 +87,33 @@ class Scaler(nn.Module):
 
 
 class Thresholds(nn.Module):
-    """Learned tau_over, tau_under > 0, in standard deviations of the contradiction score."""
+    """Learned tau_over, tau_under > 0, in standard deviations of the score, and what a session leaves of a kind."""
 
     def __init__(self, over: float, under: float) -> None:
         super().__init__()
         self.raw = nn.Parameter(torch.empty(2))
+        self.fade = nn.Parameter(torch.empty(1))
         self.start = (over, under)
 
     def tau(self) -> Tensor:
         """[2]: over, under."""
         return functional.softplus(self.raw)
 
-    def forward(self, score: Tensor) -> Tensor:
-        """Score [...] -> degree of overhype and of underhype [..., 2]: sigmoids in training, else 0 or 1."""
-        excess = torch.stack([score, -score], dim=-1) - self.tau()
-        if self.training:
-            return torch.sigmoid(excess / TEMPERATURE)
-        return (excess >= 0).to(score.dtype)
+    def persistence(self) -> Tensor:
+        """[1], in (0, 1): the share that is left after one session."""
+        return torch.sigmoid(self.fade)
+
+    def forward(self, score: Tensor, mask: Tensor) -> Tensor:
+        """score, mask [B, L] -> overhype and underhype [B, 2], the latest session in full, earlier ones faded.
+
+        A session counts to the degree of a sigmoid in training, else as 0 or 1. One factor in place of a weight for
+        each lag: the effect is a few hundredths of a standard deviation, and 2 L free weights are noise beside it.
+        """
+        excess = torch.stack([score, -score], dim=-1) - self.tau()  # (B, L, 2)
+        degree = torch.sigmoid(excess / TEMPERATURE) if self.training else (excess >= 0).to(score.dtype)
+        age = torch.arange(score.shape[-1] - 1, -1, -1, device=score.device)
+        left = self.persistence() ** age * mask  # (B, L)
+        return (degree * left.unsqueeze(-1)).sum(dim=-2)
 
 
 class Block(nn.Module):
@@ -177,8 +187,7 @@ class FusionNet(nn.Module):
             self.norm_state = nn.LayerNorm(width * self.n_summaries)
             self.state = nn.Linear(width * self.n_summaries, width)
             self.gate = nn.Linear(width, 1) if model.severity_gate else None
-            n_degrees = 2 * model.sessions * model.use_contradiction
-            self.heads = nn.Linear(width + n_degrees, 3)  # logit of p_up, mean, softplus^-1 of sd
+            self.heads = nn.Linear(width + 2 * model.use_contradiction, 3)  # logit of p_up, mean, softplus^-1 of sd
         self.to_empty(device="cpu")
         self._draw_weights(torch.Generator().manual_seed(seed))
 
@@ -198,6 +207,8 @@ class FusionNet(nn.Module):
                     parameter.fill_(1.0 if name.endswith("weight") else 0.0)
                 elif name.endswith("bias"):
                     parameter.zero_()
+                elif name == "thresholds.fade":
+                    parameter.zero_()  # one half
                 elif name == "thresholds.raw":
                     parameter.copy_(torch.tensor(np.log(np.expm1(self.thresholds.start))))
                 elif name in ("position", "lag", "no_news"):
@@ -224,7 +235,7 @@ class FusionNet(nn.Module):
             hidden = severity.unsqueeze(-1) * hidden
         hidden = self._drop(hidden, noise, layer=1)
         if self.model.use_contradiction:
-            degrees = self.thresholds(batch.score * batch.session_mask).flatten(1)  # (B, 2 L)
+            degrees = self.thresholds(batch.score, batch.session_mask)  # (B, 2)
             hidden = torch.cat([hidden, degrees.expand(*hidden.shape[:-1], -1)], dim=-1)
         logit, mean, spread = self.heads(hidden).unbind(-1)
         return Output(logit, mean, functional.softplus(spread) + SD_FLOOR, severity)

@@ -37,6 +37,7 @@ def summary(state: TrainState, data: Samples, dev: dict[str, float]) -> dict[str
         "train": {name: best[f"train_{name}"] for name in ("loss", "bce", "nll")},
         "dev": dev,
         "thresholds": None if tau is None else {"tau_over": tau[0], "tau_under": tau[1]},
+        "persistence": None if tau is None else state.net.thresholds.persistence().item(),
         "rows": counts,
         "dropped_rows": len(data.rows) - len(data.select()),
         "unknown_features": int(data.sessions[data.select()].isnan().sum()),

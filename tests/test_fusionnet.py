@@ -149,16 +149,31 @@ def test_scaler_uses_known_values_clips_and_centres_constants():
     assert scaler(torch.tensor([1e6, 5.0, -1e6])).tolist() == [FEATURE_CLIP, 0.0, -FEATURE_CLIP]
 
 
-def test_thresholds_are_soft_in_training_and_hard_otherwise():
-    thresholds = Thresholds(0.7, 0.4)
+def thresholds(over, under, persistence=0.5):
+    module = Thresholds(over, under)
     with torch.no_grad():
-        thresholds.raw.copy_(torch.log(torch.expm1(torch.tensor(thresholds.start))))
-    score = torch.tensor([0.8, 0.6, 0.0, -0.3, -0.5])
-    hard = thresholds.eval()(score)
+        module.raw.copy_(torch.log(torch.expm1(torch.tensor(module.start))))
+        module.fade.copy_(torch.logit(torch.tensor([persistence])))
+    return module
+
+
+def test_thresholds_are_soft_in_training_and_hard_otherwise():
+    module, score = thresholds(0.7, 0.4), torch.tensor([0.8, 0.6, 0.0, -0.3, -0.5])[:, None]
+    seen = torch.ones(5, 1, dtype=torch.bool)
+    hard = module.eval()(score, seen)
     assert hard.tolist() == [[1, 0], [0, 0], [0, 0], [0, 0], [0, 1]]
-    soft = thresholds.train()(score)
+    soft = module.train()(score, seen)
     assert ((soft > 0) & (soft < 1)).all()
     assert torch.equal((soft > 0.5).float(), hard)
+
+
+def test_earlier_contradictions_fade_and_masked_sessions_leave_nothing():
+    module = thresholds(0.5, 0.5, persistence=0.25).eval()
+    score = torch.tensor([[-1.0, 1.0, 1.0, 0.0], [1.0, -1.0, 0.0, 1.0]])
+    mask = torch.tensor([[False, True, True, True], [True, True, True, True]])
+    torch.testing.assert_close(
+        module(score, mask), torch.tensor([[0.25**2 + 0.25, 0.0], [1 + 0.25**3, 0.25**2]]), rtol=1e-6, atol=0
+    )
 
 
 def test_thresholds_get_their_gradient_from_the_loss(frames):
@@ -166,6 +181,7 @@ def test_thresholds_get_their_gradient_from_the_loss(frames):
     net.train()
     training.loss(net(batch, Noise(step=1)), batch, beta=0.5)[0].backward()
     assert (net.thresholds.raw.grad.abs() > 0).all()
+    assert net.thresholds.fade.grad.abs() > 0
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 

@@ -11,8 +11,9 @@ Which parts exist is configuration (`ModelConfig`): `fusion=concat` pools both s
 
 Thresholds: a session with score cs is overhype to the degree sigmoid((cs - tau_over) / T), underhype likewise with
 -cs - tau_under. What is left of earlier ones fades by a learned factor a session, and the two sums go straight to the
-heads: tau and the factor get their gradients from the loss. In evaluation mode the sigmoids are steps. Scalers are buffers of the module: tokens come unscaled, and a checkpoint
-cannot be used with other scalers than its own.
+heads: tau and the factor get their gradients from the loss. In evaluation mode the sigmoids are steps.
+
+Scalers are buffers of the module: tokens come unscaled, and a checkpoint cannot be used with other scalers than its own.
 """
 
 from collections.abc import Callable

@@ -362,10 +362,9 @@ class ParityConfig:
     min_seeds: int
     max_seeds: int
     rounds: int
-    workers: int
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("min_seeds", 2), ("rounds", 1), ("workers", 1)):
+        for name, least in (("steps", 1), ("min_seeds", 2), ("rounds", 1)):
             _require(getattr(self, name) >= least, f"parity.{name}", getattr(self, name), f"at least {least}")
         _require(self.margin_nats > 0, "parity.margin_nats", self.margin_nats, "positive (nats)")
         _require(self.max_seeds >= self.min_seeds, "parity.max_seeds", self.max_seeds, "at least parity.min_seeds")

@@ -106,6 +106,31 @@ def contradictions(bars: pd.DataFrame, thresholds: Sequence[float], simulated: b
         return render()
 
 
+def parity(seeds: pd.DataFrame, level: dict[str, Any], times: pd.DataFrame, simulated: bool) -> bytes:
+    """BICEP's dropout against torch's: difference of dev BCE by seed with interval and margin, and epoch times. SVG.
+
+    seeds: columns seed, difference (nats); level: `parity.equivalent_losses`; times: epoch_bicep_s, epoch_torch_s.
+    """
+    with _drawing(7.2, 3.4, simulated) as (figure, render):
+        loss, epoch = figure.subplots(1, 2, width_ratios=(2.4, 1))
+        low, high = level["interval_90"]
+        loss.axhspan(low, high, color=SKY, alpha=0.35, linewidth=0, label="90% interval of the mean")
+        loss.axhline(level["mean_difference"], color=BLUE, linewidth=1.5, label="mean")
+        for sign, label in ((1, "margin"), (-1, None)):
+            loss.axhline(sign * level["criterion"], color=VERMILION, linewidth=1, linestyle="--", label=label)
+        loss.plot(seeds["seed"], seeds["difference"], "o", color=INK, markersize=4, label="pair of trainings")
+        loss.set(title="Dev BCE, BICEP minus torch", xlabel="seed", ylabel="nats")
+        loss.xaxis.get_major_locator().set_params(integer=True)
+        loss.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8)
+        for place, (name, color) in enumerate((("bicep", BLUE), ("torch", ORANGE))):
+            seconds = times[f"epoch_{name}_s"]
+            epoch.bar(place, seconds.median(), color=color, width=0.6)
+            epoch.plot(np.full(len(seconds), place), seconds, "_", color=INK, markersize=12)
+        epoch.set_xticks([0, 1], ["BICEP", "torch"])
+        epoch.set(title="Training epoch", ylabel="seconds", ylim=(0, None))
+        return render()
+
+
 def save(path: Path, svg: bytes) -> Path:
     write_bytes(path, svg)
     return path

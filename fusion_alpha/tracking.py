@@ -67,14 +67,19 @@ class TrainingRun:
         name = _experiment_name() or f"{self._cfg.model.name}-{model_id}"
         _log(self._client, self.id, metrics, {"model_id": model_id, "mlflow.runName": name}, artifacts)
 
+    def record(self, metrics: Mapping[str, Any], tags: Mapping[str, str], artifacts: Sequence[Path] = ()) -> None:
+        """Log numbers, tags and files of a run that makes no checkpoint."""
+        _log(self._client, self.id, metrics, tags, artifacts)
+
 
 @contextmanager
-def training_run(cfg: Config) -> Iterator[TrainingRun]:
+def training_run(cfg: Config, experiment_name: str | None = None) -> Iterator[TrainingRun]:
     """Open a run for one training: parameters and tags at once, FAILED when the body raises or is interrupted.
 
-    A run whose process was killed is marked FAILED by the next training on the same machine.
+    experiment_name: for what is no trial of a strategy; else the data source's. A run whose process was killed is
+    marked FAILED by the next training on the same machine.
     """
-    client, experiment = _open(cfg)
+    client, experiment = _open(cfg, experiment_name)
     _close_orphans(client, experiment)
     tags = _tags(cfg) | {"process": _process()}
     run = client.create_run(experiment, run_name=_experiment_name() or cfg.model.name, tags=tags)
@@ -147,12 +152,12 @@ def _lock() -> FileLock:
     return FileLock(stage.root() / "mlflow.db.lock", timeout=_LOCK_S)
 
 
-def _open(cfg: Config) -> "tuple[MlflowClient, str]":
+def _open(cfg: Config, experiment_name: str | None = None) -> "tuple[MlflowClient, str]":
     uri = prepare()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    name = cfg.data.source
+    name = experiment_name or cfg.data.source
     with _lock():
         found = client.get_experiment_by_name(name)
         if found is not None:

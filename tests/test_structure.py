@@ -17,8 +17,12 @@ from fusion_alpha import config
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("stages", "fusion_alpha", "kernels")
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PIPELINES = ("dvc.yaml", "kernels/dvc.yaml")  # the book's is checked with the book
+STAGES = {
+    name: stage for file in PIPELINES for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
+}
 ORDER = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
+BESIDE = ["train_bicep"]  # not in the pipeline's `dvc repro`
 
 
 def modules() -> list[Path]:
@@ -79,11 +83,19 @@ def group(path: Path) -> str:
 
 
 def test_stages_are_the_modules_of_the_same_name_in_the_order_of_the_data_layers():
-    assert list(STAGES) == ORDER
-    assert {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(ORDER)
+    assert list(STAGES) == ORDER + BESIDE
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
     for name, stage in STAGES.items():
         assert stage["cmd"] == f"python -m stages.{name}"
         assert stage["deps"][0] == f"stages/{name}.py"
+        assert stage.get("wdir") == (".." if name in BESIDE else None)
+
+
+def test_the_pipeline_waits_for_no_stage_beside_it():
+    written = {next(iter(out)) for name in BESIDE for kind in ("metrics", "plots") for out in STAGES[name][kind]}
+    for name in ORDER:
+        for out in written:
+            assert not covered(ROOT / out, STAGES[name]["deps"]), f"{name} depends on {out}"
 
 
 def test_imports_point_one_way():
@@ -97,15 +109,15 @@ def test_imports_point_one_way():
             assert group(other) in allowed[group(path)], f"{path.name} imports {other.relative_to(ROOT)}"
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", STAGES)
 def test_deps_name_every_imported_module(name):
     deps, _ = declared(STAGES[name])
     files = {file for file in reached(ROOT / f"stages/{name}.py") if file.stat().st_size}
     missing = sorted(str(file.relative_to(ROOT)) for file in files if not covered(file, deps))
-    assert not missing, f"stage {name} imports modules that its deps in dvc.yaml do not name"
+    assert not missing, f"stage {name} imports modules that its deps do not name"
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", STAGES)
 def test_tables_that_a_stage_reads_and_writes_are_its_deps_and_outs(name):
     deps, outs = declared(STAGES[name])
     for node in ast.walk(tree(ROOT / f"stages/{name}.py")):
@@ -122,7 +134,7 @@ def test_tables_that_a_stage_reads_and_writes_are_its_deps_and_outs(name):
         assert covered(stored, deps if node.func.attr == "read" else outs), f"{name}: {stored} is no {node.func.attr}"
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", STAGES)
 def test_params_name_every_group_that_a_stage_may_read(name):
     groups = set()
     for path in reached(ROOT / f"stages/{name}.py"):
@@ -133,7 +145,7 @@ def test_params_name_every_group_that_a_stage_may_read(name):
                 groups.add({"bar_minutes": "interval"}.get(node.attr, node.attr))
     groups &= {field.name for field in fields(config.Config)}  # a part of the configuration may be called cfg too
     groups.discard("executor")  # spreads work; see below
-    assert groups <= set(STAGES[name].get("params", [])), f"stage {name} reads parameters that dvc.yaml does not name"
+    assert groups <= set(STAGES[name].get("params", [])), f"stage {name} reads parameters that its params do not name"
 
 
 def test_another_executor_repeats_no_stage_whose_outputs_do_not_depend_on_it():

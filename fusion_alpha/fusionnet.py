@@ -13,7 +13,8 @@ Thresholds: a session with score cs is overhype to the degree sigmoid((cs - tau_
 -cs - tau_under. What is left of earlier ones fades by a learned factor a session, and the two sums go straight to the
 heads: tau and the factor get their gradients from the loss. In evaluation mode the sigmoids are steps.
 
-Scalers are buffers of the module: tokens come unscaled, and a checkpoint cannot be used with other scalers than its own.
+Scalers are buffers of the module: tokens come unscaled, and a checkpoint cannot be used with scalers that are not its
+own.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,7 @@ from torch.nn import functional
 from fusion_alpha.config import ModelConfig
 from fusion_alpha.plain_dropout import plain_dropout
 from fusion_alpha.samples import NEWS_FEATURES, Batch
-from kernels.dropout import scale
-from kernels.sticky import sticky_mask
-from kernels.torch_front import dropout
+from kernels.torch_front import dropout, sticky_dropout
 
 FEATURE_CLIP = 5.0  # scaled features, in sd
 TEMPERATURE = 0.1  # T, in standard deviations of the contradiction score
@@ -271,19 +270,8 @@ class FusionNet(nn.Module):
         p = self.model.sticky_p
         if noise is None or not self.training or p == 0:
             return x
-        rows, length, width = x.shape
-        keep = sticky_mask(
-            rows,
-            length,
-            width,
-            p,
-            self.model.sticky_rho,
-            seed=self.seed,
-            step=noise.step,
-            layer=0,
-            first_row=noise.first_row,
-        )
-        return x * (torch.from_numpy(keep).to(x.device, x.dtype) * scale(p))
+        address = {"seed": self.seed, "step": noise.step, "layer": 0, "first_row": noise.first_row}
+        return sticky_dropout(x, p, self.model.sticky_rho, **address)
 
     def _drop(self, x: Tensor, noise: Noise | None, layer: int) -> Tensor:
         """x [B, units] or, one slice a sample, [S, B, units]."""

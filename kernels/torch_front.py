@@ -7,13 +7,16 @@ twice, and a counter would give its second run other masks. Under `torch.compile
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernels import bridge as _bridge
 from kernels import cuda
 from kernels import dropout as _dropout
+from kernels import sticky as _sticky
 
 _WHOLE = 1 << 64
 
@@ -57,6 +60,47 @@ def dropout(
     return y.reshape(x.shape if samples == 1 or stacked else (samples, *x.shape))
 
 
+def sticky_dropout(
+    x: Tensor, p: float, rho: float, *, seed: int, step: int | Tensor, layer: int, first_row: int = 0
+) -> Tensor:
+    """Dropout of x [batch, time, features] whose masks hold over time (`kernels.sticky`); differentiable in x.
+
+    rho: probability of holding from one time to the next. step, layer, first_row: as in `dropout`. Raises ValueError
+    for another shape or dtype and as `kernels.sticky.sticky_mask`.
+    """
+    if not x.is_floating_point() or x.ndim != 3:
+        raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}, not a floating-point [batch, time, features]")
+    step = _as_step(step, x.device)
+    if not torch.compiler.is_compiling():
+        _sticky.check(tuple(x.shape), p, rho, _dropout.Address(seed, 0, layer), first_row)
+    mask = torch.ops.bicep.sticky_mask(step, *x.shape, p, rho, _signed(seed), layer, first_row)
+    return x * (mask * torch.tensor(_dropout.scale(p), dtype=x.dtype, device=x.device))
+
+
+def bridge_augment(
+    window: Tensor,
+    sigma: Tensor,
+    *,
+    seed: int,
+    step: int | Tensor,
+    first_row: int = 0,
+    increments: _bridge.Increments = "normal",
+) -> Tensor:
+    """window [B, T] plus a Brownian bridge of sigma [B] a step (`kernels.bridge`); differentiable in window.
+
+    Both float32 on one device; values are checked on a CPU only, a check on a GPU would wait for it. Raises ValueError
+    as `kernels.bridge.bridge_augment`, and for a sigma that asks for a gradient, which there is none.
+    """
+    if window.dtype != torch.float32 or sigma.dtype != torch.float32:
+        raise ValueError(f"window is {window.dtype}, sigma {sigma.dtype}: both are float32")
+    if sigma.requires_grad:
+        raise ValueError("sigma asks for a gradient, but the bridge is differentiable in window only")
+    step = _as_step(step, window.device)
+    if not torch.compiler.is_compiling():
+        _bridge.check(tuple(window.shape), tuple(sigma.shape), seed, 0, first_row, increments)
+    return _Bridge.apply(window, sigma, step, _signed(seed), first_row, increments)
+
+
 class _Dropout(torch.autograd.Function):
     """The operator with its gradient, in the form that functorch's transforms (vmap of grad) can take."""
 
@@ -80,6 +124,24 @@ class _Dropout(torch.autograd.Function):
         return masked.sum(dim=0, keepdim=True) if ctx.shared else masked, None, None, None, None, None, None
 
 
+class _Bridge(torch.autograd.Function):
+    """The operator; what is added does not depend on window, so its gradient passes through."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(window: Tensor, sigma: Tensor, step: Tensor, seed: int, first_row: int, increments: str) -> Tensor:
+        return torch.ops.bicep.bridge(window, sigma, step, seed, first_row, increments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, None, None, None, None, None
+
+
 def _as_step(step: int | Tensor, device: torch.device) -> Tensor:
     if isinstance(step, Tensor):
         if step.dtype != torch.int64 or step.numel() != 1:
@@ -97,8 +159,17 @@ def _signed(seed: int) -> int:
 
 _library = torch.library.Library("bicep", "DEF")
 _library.define(
-    "dropout(Tensor x, Tensor step, float p, int seed, int layer, int samples, int first_unit) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_contiguous_strides),
+    "dropout(Tensor x, Tensor step, float p, int seed, int layer, int samples, SymInt first_unit) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_library.define(
+    "sticky_mask(Tensor step, SymInt batch, SymInt time, SymInt features, float p, float rho, int seed, int layer, "
+    "SymInt first_row) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_library.define(
+    "bridge(Tensor window, Tensor sigma, Tensor step, int seed, SymInt first_row, str increments) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
 )
 
 
@@ -114,7 +185,7 @@ def _dropout_kernel(x: Tensor, step: Tensor, p: float, seed: int, layer: int, sa
     seed %= _WHOLE
     if x.is_cuda:
         with cuda.on_stream_of(x) as device:
-            _dropout.on_device(device, *map(cuda.view, (x, out)), p, seed, cuda.view(step), layer, first_unit)
+            _dropout.on_device(device, cuda.view(x), cuda.view(out), p, seed, cuda.view(step), layer, first_unit)
     else:
         address = _dropout.Address(seed, int(step), layer)
         _dropout.check(p, address, samples, x.shape[2], first_unit)
@@ -138,7 +209,74 @@ def _dropout_vmap(info: Any, dims: tuple[int | None, ...], x: Tensor, step: Tens
     return y.reshape(len(y), *slices.shape[1:]), 1
 
 
-for _device in ("CPU", "CUDA"):
-    _library.impl("dropout", _dropout_kernel, _device)
-torch.library.register_fake("bicep::dropout", _dropout_shape, lib=_library)
-torch.library.register_vmap("bicep::dropout", _dropout_vmap, lib=_library)
+def _sticky_kernel(
+    step: Tensor, batch: int, time: int, features: int, p: float, rho: float, seed: int, layer: int, first_row: int
+) -> Tensor:
+    out = step.new_empty((batch, time, features), dtype=torch.bool)
+    if not out.numel():
+        return out
+    seed %= _WHOLE
+    if step.is_cuda:
+        with cuda.on_stream_of(step) as device:
+            bits = cuda.view(out.view(torch.uint8))
+            _sticky.on_device(device, bits, p, rho, seed, cuda.view(step), layer, first_row)
+    else:
+        address = _dropout.Address(seed, int(step), layer)
+        _sticky.check(tuple(out.shape), p, rho, address, first_row)
+        _sticky.on_cpu(out.numpy(), p, rho, address, first_row)
+    return out
+
+
+def _sticky_shape(
+    step: Tensor, batch: int, time: int, features: int, p: float, rho: float, seed: int, layer: int, first_row: int
+) -> Tensor:
+    return step.new_empty((batch, time, features), dtype=torch.bool)
+
+
+def _bridge_kernel(
+    window: Tensor, sigma: Tensor, step: Tensor, seed: int, first_row: int, increments: _bridge.Increments
+) -> Tensor:
+    window, sigma = window.contiguous(), sigma.contiguous()
+    out = torch.empty_like(window)
+    if not out.numel():
+        return out
+    seed %= _WHOLE
+    if window.is_cuda:
+        with cuda.on_stream_of(window) as device:
+            views = (cuda.view(window), cuda.view(sigma), cuda.view(out))
+            _bridge.on_device(device, *views, seed, cuda.view(step), first_row, increments)
+    else:
+        values, sd = window.numpy(), sigma.numpy()
+        _bridge.check(values.shape, sd.shape, seed, int(step), first_row, increments)
+        _bridge.check_values(values, sd)
+        _bridge.on_cpu(values, sd, out.numpy(), seed, int(step), first_row, increments)
+    return out
+
+
+def _bridge_shape(window: Tensor, sigma: Tensor, step: Tensor, seed: int, first_row: int, increments: str) -> Tensor:
+    return torch.empty_like(window, memory_format=torch.contiguous_format)
+
+
+def _one_by_one(operator: Any) -> Any:
+    """vmap as single calls: every slice of a batch begins at the same first row, so rows cannot be joined."""
+
+    def rule(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        slices = [
+            [value if dim is None else value.select(dim, k) for value, dim in zip(inputs, dims, strict=True)]
+            for k in range(info.batch_size)
+        ]
+        return torch.stack([operator(*values) for values in slices]), 0
+
+    return rule
+
+
+_OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "dropout": (_dropout_kernel, _dropout_shape, _dropout_vmap),
+    "sticky_mask": (_sticky_kernel, _sticky_shape, _one_by_one(torch.ops.bicep.sticky_mask)),
+    "bridge": (_bridge_kernel, _bridge_shape, _one_by_one(torch.ops.bicep.bridge)),
+}
+for _name, (_kernel, _shape, _vmap) in _OPERATORS.items():
+    for _device in ("CPU", "CUDA"):
+        _library.impl(_name, _kernel, _device)
+    torch.library.register_fake(f"bicep::{_name}", _shape, lib=_library)
+    torch.library.register_vmap(f"bicep::{_name}", _vmap, lib=_library)

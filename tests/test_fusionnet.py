@@ -105,7 +105,7 @@ def masked_features(net, batch, noise):
 
 def test_sticky_masks_are_off_by_default(frames, monkeypatch):
     net, batch = network(frames)
-    monkeypatch.setattr(fusionnet, "sticky_mask", refuse)
+    monkeypatch.setattr(fusionnet, "sticky_dropout", refuse)
     net.train()(batch, Noise(step=1))
     net, _ = network(frames, sticky_p=0.3)
     net.eval()(batch, Noise(step=1))  # inference never masks

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from kernels import dropout as dropout_kernel
+from kernels.bridge import bridge_augment as bridge_of_arrays
 from kernels.dropout import keep_mask
-from kernels.torch_front import dropout
+from kernels.sticky import sticky_mask
+from kernels.torch_front import bridge_augment, dropout, sticky_dropout
 
 ADDRESS = {"seed": 2**63 + 5, "step": 12, "layer": 3}
 BIG_ROW = (2**34 - 12) // 3
@@ -170,6 +173,72 @@ def test_fake_tensors_have_the_real_shape():
     with torch._subclasses.FakeTensorMode():
         y = dropout(torch.empty(3, 5), 0.5, samples=4, seed=1, step=torch.tensor([2]), layer=0)
     assert y.shape == (4, 3, 5)
+
+
+def sticky(x, step=12):
+    return sticky_dropout(x, 0.3, 0.8, seed=ADDRESS["seed"], step=step, layer=3, first_row=2)
+
+
+def bridge(window, sigma, step=12):
+    return bridge_augment(window, sigma, seed=ADDRESS["seed"], step=step, first_row=2)
+
+
+def test_sticky_dropout_is_the_mask_times_its_scale():
+    x = noise(3, 9, 5).requires_grad_()
+    keep = torch.from_numpy(sticky_mask(3, 9, 5, 0.3, 0.8, first_row=2, **ADDRESS))
+    y = sticky(x)
+    assert torch.equal(y, x * (keep * torch.tensor(dropout_kernel.scale(0.3))))
+    y.sum().backward()
+    assert torch.equal(x.grad > 0, keep)
+
+
+def test_bridge_is_the_kernels_and_lets_the_gradient_pass():
+    window, sigma = noise(4, 20), torch.full((4,), 0.1)
+    leaf = window.clone().requires_grad_()
+    y = bridge(leaf, sigma)
+    expected = bridge_of_arrays(window.numpy(), sigma.numpy(), seed=ADDRESS["seed"], step=12, first_row=2)
+    assert torch.equal(y, torch.from_numpy(expected))
+    (3 * y).sum().backward()
+    assert torch.equal(leaf.grad, torch.full((4, 20), 3.0))
+
+
+def test_series_operators_keep_torchs_contract():
+    torch.library.opcheck(torch.ops.bicep.sticky_mask.default, (STEP, 3, 9, 5, 0.3, 0.8, 7, 3, 0))
+    arguments = (noise(4, 20), torch.full((4,), 0.1), STEP, 7, 0, "normal")
+    torch.library.opcheck(torch.ops.bicep.bridge.default, arguments)
+
+
+def test_series_operators_compile_into_one_graph():
+    def layer(x, sigma, step):
+        return (sticky(x, step).sum(-1) + bridge(x[..., 0], sigma, step)).square().sum()
+
+    x, sigma = noise(3, 9, 5), torch.full((3,), 0.1)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for step in (STEP, STEP + 1):
+        torch.testing.assert_close(compiled(x, sigma, step), layer(x, sigma, step))
+
+
+def test_series_operators_under_vmap_equal_single_calls():
+    x, windows, sigma = noise(2, 3, 9, 5), noise(2, 4, 20), torch.full((4,), 0.1)
+    assert torch.equal(torch.vmap(sticky)(x), torch.stack([sticky(value) for value in x]))
+    batched = torch.vmap(bridge, in_dims=(0, None))(windows, sigma)
+    assert torch.equal(batched, torch.stack([bridge(value, sigma) for value in windows]))
+
+
+@pytest.mark.parametrize(
+    ("call", "rule"),
+    [
+        (lambda: sticky_dropout(torch.ones(3, 4), 0.5, 0.5, seed=1, step=0, layer=0), "shape"),
+        (lambda: sticky_dropout(torch.ones(1, 3, 4), 1.0, 0.5, seed=1, step=0, layer=0), "p = 1.0"),
+        (lambda: bridge(torch.ones(3, 4, dtype=torch.float64), torch.ones(3)), "float32"),
+        (lambda: bridge(torch.ones(3, 4), torch.ones(3, requires_grad=True)), "gradient"),
+        (lambda: bridge(torch.ones(3, 4), torch.tensor([1.0, float("nan"), 1.0])), "finite"),
+        (lambda: bridge(torch.ones(3, 4), torch.ones(3), torch.tensor([-1])), "step = -1"),
+    ],
+)
+def test_misuse_of_the_series_operators_raises(call, rule):
+    with pytest.raises(ValueError, match=rule):
+        call()
 
 
 @pytest.mark.gpu

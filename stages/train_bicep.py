@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fusion_alpha import figures, paired, parity, samples, speed, stage, tables, tracking, training
+from fusion_alpha import figures, paired, parity, samples, stage, tables, throughput, tracking, training
 from fusion_alpha.config import Config
 from fusion_alpha.files import write_json, write_text
 from fusion_alpha.parity import Level
@@ -57,8 +57,8 @@ def measure_times(data: Samples, cfg: Config, device: torch.device, progress: Pr
     """Seconds of every round: epoch_bicep_s, epoch_torch_s, mc_bicep_s, mc_torch_s."""
     parts = []
     for name, label, measure in (
-        ("epoch", "epoch time", speed.epoch_seconds),
-        ("mc", f"inference, {speed.MC_SAMPLES} samples", speed.monte_carlo_seconds),
+        ("epoch", "epoch time", throughput.epoch_seconds),
+        ("mc", f"inference, {throughput.MC_SAMPLES} samples", throughput.monte_carlo_seconds),
     ):
         task = progress.add_task(label, total=cfg.parity.rounds + 1)
         seconds = measure(data, cfg, device, partial(progress.advance, task))
@@ -76,10 +76,10 @@ def cost(data: Samples, cfg: Config, device: torch.device, times: pd.DataFrame) 
     """Ratios and rates; a ratio is the median over the rounds, beside it the 20th and 80th percentile."""
     ratio = times["epoch_bicep_s"] / times["epoch_torch_s"]
     speedup = times["mc_torch_s"] / times["mc_bicep_s"]
-    flops_per_row = speed.flops_per_row(data, cfg, device)
+    flops_per_row = throughput.flops_per_row(data, cfg, device)
     n_flops = flops_per_row * len(data.select("train", labelled=True))
     rate = n_flops / float(times["epoch_bicep_s"].median())
-    peak = speed.matmul_flops(device, cfg.parity.rounds)
+    peak = throughput.matmul_flops(device, cfg.parity.rounds)
     return {
         "epoch_time_ratio": rounded(float(ratio.median())),
         "epoch_time_ratio_p20_p80": [rounded(float(level)) for level in ratio.quantile([0.2, 0.8])],
@@ -117,7 +117,7 @@ def main(cfg: Config) -> None:
         metrics = cost(data, cfg, device, times)
         seeds = compare_losses(data, cfg)
         levels["L2"] = parity.equivalent_losses(seeds["bicep"], seeds["torch"], cfg.parity.margin_nats)
-        metrics |= {"parity": levels, "device": speed.device_name(device), "threads": cfg.train.threads}
+        metrics |= {"parity": levels, "device": throughput.device_name(device), "threads": cfg.train.threads}
         metrics |= {
             "rounds": cfg.parity.rounds,
             "model": cfg.model.name,

@@ -149,7 +149,9 @@ def test_params_name_every_group_that_a_stage_may_read(name):
 
 
 def test_another_executor_repeats_no_stage_whose_outputs_do_not_depend_on_it():
-    named = {name: [param for param in stage["params"] if param.startswith("executor")] for name, stage in STAGES.items()}
+    named = {
+        name: [param for param in stage["params"] if param.startswith("executor")] for name, stage in STAGES.items()
+    }
     assert {name: params for name, params in named.items() if params} == {"train": ["executor.ranks"]}
 
 

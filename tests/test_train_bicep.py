@@ -10,7 +10,7 @@ import pytest
 import torch
 from fusion_market import configuration, market
 
-from fusion_alpha import executor, paired, speed, tables, training
+from fusion_alpha import executor, paired, tables, throughput, training
 from fusion_alpha.files import sha256
 from stages import train_bicep
 
@@ -32,7 +32,7 @@ def inside(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "read", lambda name, columns=None: frames[name])
         patch.setattr(paired, "cache_key", lambda cfg: "key")
-        patch.setitem(speed._MATRIX, "cpu", 128)
+        patch.setitem(throughput._MATRIX, "cpu", 128)
         patch.setenv("DVC_ROOT", str(folder))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         yield folder

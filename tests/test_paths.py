@@ -1,22 +1,178 @@
-"""kernels.paths and kernels.boxmuller: exact laws of the lattice walk, moments, addressing, refusals."""
+"""kernels.paths and kernels.boxmuller: exact laws, moments, addressing, the same bits on every backend, refusals."""
 
 import hashlib
+import inspect
+import re
+from itertools import product
 from math import comb
 
 import numpy as np
 import pytest
 from scipy import stats
+from shim import ORDERS, ShimDevice, ShimFault
 
+from kernels import cuda
 from kernels.boxmuller import REACH, log32, normals32, sincos32
-from kernels.paths import byte_table, fixed_point, log_cosh, paths
+from kernels.paths import byte_table, fixed_point, log_cosh, on_device, paths, paths_reference, plan, send
 from kernels.philox import Op, philox4x32
+from kernels.variance import controlled_vol
 
 BOTH = pytest.mark.parametrize("increments", ["bits", "normal"])
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+ADDRESS = {"seed": 2**40 + 7, "stream": 3, "problem": 9}
+SIZES = [(0, 5), (1, 1), (31, 31), (257, 33), (64, 128), (67, 257)]  # paths, steps
 
 
 def lattice(n_paths, n_steps, seed=1, **kwargs):
     """Bit walks with unit steps: exact integers."""
     return np.rint(paths(n_paths, n_steps, vol=1.0, seed=seed, **kwargs)).astype(int)
+
+
+def uneven(n_steps):
+    """Arguments of walks whose steps all differ."""
+    return {"vol": np.linspace(0.01, 0.02, n_steps), "drift": np.linspace(-1e-3, 2e-3, n_steps), "x0": 0.5, **ADDRESS}
+
+
+def assert_same_bits(a, b):
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    assert a.tobytes() == b.tobytes()
+
+
+class Launches(ShimDevice):
+    """The shim with a launch shape of the test's choice."""
+
+    def __init__(self, blocks, threads, **options):
+        super().__init__(**options)
+        self.shape = blocks, threads
+
+    def launch(self, source, kernel, blocks, threads, *arguments):
+        super().launch(source, kernel, *self.shape, *arguments)
+
+
+def on_shim(device, what):
+    out = device.empty(what.shape, what.dtype)
+    on_device(device, what, out)
+    return device.get(out)
+
+
+@pytest.mark.parametrize("bridge_to", [None, -0.3], ids=["free", "bridge"])
+@pytest.mark.parametrize("antithetic", [False, True], ids=["", "antithetic"])
+@DTYPES
+@BOTH
+def test_cpu_backend_gives_the_bits_of_the_reference(increments, dtype, antithetic, bridge_to):
+    for n_paths, n_steps in [*SIZES, (3, 15), (2, 16), (40, 17), (9, 127), (10_007, 40), (5, 9001)]:
+        what = {"increments": increments, "dtype": dtype, "antithetic": antithetic, "bridge_to": bridge_to}
+        what |= uneven(n_steps)
+        assert_same_bits(paths(n_paths, n_steps, **what), paths_reference(plan(n_paths, n_steps, **what)))
+
+
+@DTYPES
+@BOTH
+def test_out_is_written_in_place_wherever_it_lies(increments, dtype):
+    """Every distance from a line of the cache, and nothing beside it."""
+    right = paths(300, 33, increments=increments, dtype=dtype, **uneven(33))
+    for offset in range(17):
+        room = np.full(right.size + 40, np.nan, dtype)
+        out = room[offset : offset + right.size].reshape(right.shape)
+        assert paths(300, 33, increments=increments, dtype=dtype, out=out, **uneven(33)) is out
+        assert_same_bits(out, right)
+        assert np.isnan(room[:offset]).all()
+        assert np.isnan(room[offset + right.size :]).all()
+
+
+def test_a_plan_is_sent_once_for_many_calls():
+    device, what = ShimDevice(), plan(40, 33, bridge_to=0.1, increments="normal", **uneven(33))
+    there = send(device, what)
+    for _ in range(2):
+        out = device.empty(what.shape, what.dtype)
+        on_device(device, what, out, there)
+        assert_same_bits(device.get(out), paths_reference(what))
+
+
+def test_digits_of_a_step():
+    """28 - log2 n of n equal steps, three fewer for normals, as the module says."""
+    for n, increments, digits in [(256, "bits", 20), (256, "normal", 17), (10**6, "bits", 8), (10**6, "normal", 5)]:
+        assert 2**digits <= plan(1, n, vol=0.01, seed=0, increments=increments).amplitude.min() < 2 ** (digits + 1)
+
+
+def test_arguments_need_not_be_contiguous():
+    vol = np.linspace(0.01, 0.02, 66)
+    strided = paths(5, 33, vol=vol[::2], drift=vol[::-2], seed=1)
+    assert_same_bits(strided, paths(5, 33, vol=vol[::2].copy(), drift=vol[::-2].copy(), seed=1))
+    assert_same_bits(paths(5, 33, vol=vol[::2].tolist(), seed=1), paths(5, 33, vol=vol[::2], seed=1))
+
+
+@pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (2, 112), (3, 256)])
+@BOTH
+def test_cu_source_gives_the_bits_of_the_cpu(increments, blocks, threads):
+    device = Launches(blocks, threads)
+    for (n_paths, n_steps), antithetic, bridge_to in product(SIZES, [False, True], [None, -0.3]):
+        dtype = np.float64 if n_steps == 33 else np.float32
+        what = {"increments": increments, "antithetic": antithetic, "bridge_to": bridge_to, "dtype": dtype}
+        what |= uneven(n_steps)
+        assert_same_bits(on_shim(device, plan(n_paths, n_steps, **what)), paths(n_paths, n_steps, **what))
+
+
+def fault(was, becomes, count=-1, **what):
+    """Whether a changed source gives other bits, or what the shim calls a fault, in some order of the threads."""
+    job = plan(67, 70, bridge_to=1e-9, antithetic=True, **uneven(70) | what)
+    right = paths_reference(job)
+    for order in ORDERS:
+        device = Launches(1, 64, order=order, edit=lambda text: text.replace(was, becomes, count))
+        try:
+            if on_shim(device, job).tobytes() != right.tobytes():
+                return True
+        except ShimFault:
+            return True
+    return False
+
+
+BARRIER = "            __syncwarp();\n"
+FILLED, WRITTEN = BARRIER + "            const int rows", BARRIER + "        }\n    }"
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        (FILLED, FILLED.removeprefix(BARRIER)),  # the tile is read before all lanes have filled it
+        (WRITTEN, WRITTEN.removeprefix(BARRIER)),  # the tile is filled again before it is read
+        ("width = job.n_steps + 1", "width = job.n_steps"),
+        ("k0 + j < job.n_steps", "k0 + j + 4 < job.n_steps"),
+        ("(1 << 29)", "0"),
+        ("path - partner", "path"),
+        ("pinned ? end : ", ""),
+        ("int off = -job.distance", "int off = 0"),
+        ("group += stride", "group += 2 * stride"),
+    ],
+)
+@BOTH
+def test_planted_faults_in_the_cu_source_are_found(increments, was, becomes):
+    assert fault(was, becomes, increments=increments)
+
+
+@pytest.mark.gpu
+@DTYPES
+@BOTH
+def test_gpu_gives_the_bits_of_the_cpu(increments, dtype):
+    for (n_paths, n_steps), antithetic, bridge_to in product([*SIZES, (10_007, 40)], [False, True], [None, -0.3]):
+        what = {"increments": increments, "antithetic": antithetic, "bridge_to": bridge_to, "dtype": dtype}
+        what |= uneven(n_steps)
+        assert_same_bits(paths(n_paths, n_steps, device="cuda", **what), paths(n_paths, n_steps, **what))
+
+
+def test_signflip_is_bits_with_a_size_for_each_step():
+    moves = np.abs(np.random.default_rng(2).normal(0, 0.01, 50))
+    x = paths(20, 50, vol=moves, seed=3, increments="signflip", dtype=np.float64)
+    assert_same_bits(x, paths(20, 50, vol=moves, seed=3, dtype=np.float64))
+    np.testing.assert_allclose(np.abs(np.diff(x, axis=1)), np.tile(moves, (20, 1)), atol=1e-8)
+
+
+def test_variance_control_is_that_of_controlled_vol():
+    what = {"seed": 1, "drift": 0.001, "increments": "normal"}
+    x = paths(9, 40, vol=0.02, feedback=0.3, decay=0.05, **what)
+    assert_same_bits(x, paths(9, 40, vol=controlled_vol(0.02, 40, 0.3, 0.05), **what))
+    assert_same_bits(paths(9, 40, vol=0.02, feedback=0.0, **what), paths(9, 40, vol=0.01, **what))
 
 
 @pytest.mark.parametrize("n_paths", [0, 1, 31, 257, 10_007])
@@ -63,11 +219,15 @@ def test_antithetic_pairs():
 def test_golden_walks():
     """Frozen results: a change of layout, of arithmetic or of a polynomial shows here."""
 
-    def digest(increments):
-        x = paths(33, 257, vol=0.0125, drift=-1e-4, x0=0.5, seed=2**40 + 7, stream=3, problem=9, increments=increments)
-        return hashlib.sha256(x.astype("<f4").tobytes()).hexdigest()[:16]
+    def digest(**kwargs):
+        x = paths(33, 257, vol=0.0125, drift=-1e-4, x0=0.5, **ADDRESS, **kwargs)
+        return hashlib.sha256(x.astype(x.dtype.newbyteorder("<")).tobytes()).hexdigest()[:16]
 
-    assert (digest("bits"), digest("normal")) == ("efdd6c495b3a452d", "78a600cc01de70c3")
+    assert digest() == "efdd6c495b3a452d"
+    assert digest(increments="normal") == "78a600cc01de70c3"
+    controlled = {"feedback": 0.25, "decay": 0.01, "antithetic": True, "dtype": np.float64}
+    assert digest(bridge_to=-0.125, **controlled) == "4ed96df723e77699"
+    assert digest(bridge_to=-0.125, increments="normal", **controlled) == "ce51ae14e1afcf28"
 
 
 def test_terminal_law_is_binomial():
@@ -198,14 +358,140 @@ def test_normals32_are_normal():
         {"seed": 1 << 64},
         {"stream": 1 << 24},
         {"problem": 1 << 32},
+        {"problem": -1},
+        {"stream": -1},
         {"increments": "cauchy"},
+        {"increments": "signflip"},
+        {"increments": "signflip", "vol": np.full((4, 8), 0.1)},
         {"dtype": np.int32},
+        {"dtype": np.float16},
+        {"device": "tpu"},
+        {"feedback": 1.5},
+        {"feedback": np.nan},
+        {"decay": -0.1},
+        {"bridge_to": np.nan},
+        {"bridge_to": 1e39},
+        {"bridge_to": 0.5, "vol": 0.0},
+        {"x0": 1e39},
+        {"out": np.empty((4, 8), np.float32)},
+        {"out": np.empty((4, 9), np.float64)},
+        {"out": np.empty((9, 4), np.float32).T},
+        {"out": np.empty((4, 18), np.float32)[:, ::2]},
+        {"out": np.broadcast_to(np.float32(0), (4, 9))},
     ],
     ids=str,
 )
 def test_refuses(change):
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=re.escape(next(iter(change)))):
         paths(**({"n_paths": 4, "n_steps": 8, "vol": 0.1, "seed": 0} | change))
+
+
+def test_cuda_asked_for_and_absent():
+    if cuda_is_there():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(RuntimeError, match="cuda"):
+        paths(1, 1, vol=0.1, seed=0, device="cuda")
+
+
+def cuda_is_there():
+    try:
+        cuda.current()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_plan_takes_what_paths_takes():
+    of_paths, of_plan = (inspect.signature(function).parameters for function in (paths, plan))
+    assert list(of_plan) == [name for name in of_paths if name not in ("out", "device")]
+    assert all(of_plan[name].default == of_paths[name].default for name in of_plan)
+
+
+# bridges
+
+
+@pytest.mark.parametrize("x0", [0.0, 0.7])
+@BOTH
+def test_bridge_starts_and_ends_exactly(increments, x0):
+    for end in (0.0, 1 / 3, -12.5):
+        x = paths(50, 37, vol=0.1, drift=0.01, x0=x0, bridge_to=end, seed=2, increments=increments)
+        assert (x[:, 0] == np.float32(x0)).all()
+        assert (x[:, -1] == np.float32(end)).all()
+        assert (x[:, 1:-1].std(axis=0) > 0).all()
+
+
+@BOTH
+def test_bridge_is_the_walk_without_its_share_of_the_end(increments):
+    arguments = uneven(60) | {"increments": increments, "dtype": np.float64}
+    walk, bridge = paths(40, 60, **arguments), paths(40, 60, bridge_to=0.8, **arguments)
+    share = np.concatenate([[0.0], np.cumsum(arguments["vol"] ** 2)])
+    expected = walk - share / share[-1] * (walk[:, -1:] - 0.8)
+    np.testing.assert_allclose(bridge, expected, atol=1e-6)
+
+
+def test_drift_in_proportion_to_the_variance_leaves_a_bridge_as_it_is():
+    vol = np.linspace(0.05, 0.1, 30)
+    what = {"vol": vol, "bridge_to": 0.2, "seed": 5, "dtype": np.float64}
+    np.testing.assert_allclose(paths(20, 30, drift=vol**2, **what), paths(20, 30, **what), atol=1e-6)
+
+
+@pytest.mark.parametrize("vol", [np.ones(48), np.linspace(0.5, 2.0, 48)], ids=["even", "uneven"])
+@BOTH
+def test_bridge_covariance(increments, vol):
+    """S_s (S_n - S_t) / S_n for s <= t; s (n - t) / n where the volatility is constant."""
+    n, n_paths = 48, 20_000
+    x = paths(n_paths, n, vol=vol, bridge_to=0.0, seed=4, increments=increments, dtype=np.float64)
+    variance = np.concatenate([[0.0], np.cumsum(vol**2)])
+    for s, t in [(1, 1), (1, 47), (12, 12), (12, 36), (24, 24), (20, 28), (47, 47)]:
+        products = x[:, s] * x[:, t]
+        expected = variance[s] * (variance[n] - variance[t]) / variance[n]
+        assert abs(products.mean() - expected) / (products.std() / np.sqrt(n_paths)) < 4, (s, t)
+    assert abs(x[:, 1:-1].mean(axis=0) * np.sqrt(n_paths) / x[:, 1:-1].std(axis=0)).max() < 4
+
+
+def test_bridge_whose_last_steps_do_not_move():
+    x = paths(5, 6, vol=[0.1, 0.1, 0.1, 0.1, 0.0, 0.0], bridge_to=0.25, seed=1, dtype=np.float64)
+    np.testing.assert_allclose(x[:, 4:], 0.25, atol=1e-8)
+
+
+# independence
+
+
+def ends(n_paths=20_000, n_steps=64, **kwargs):
+    x = paths(n_paths, n_steps, vol=1.0, **{"seed": 21} | kwargs)[:, -1].astype(np.float64)
+    return x / np.sqrt(n_steps)
+
+
+NEIGHBOURS = {
+    "seed": {"seed": 22},
+    "seed, high word": {"seed": 21 + (1 << 32)},
+    "stream": {"stream": 1},
+    "problem": {"problem": 1},
+}
+
+
+@pytest.mark.parametrize("change", NEIGHBOURS.values(), ids=NEIGHBOURS.keys())
+@BOTH
+def test_walks_of_neighbouring_addresses_are_independent(increments, change):
+    a, b = ends(increments=increments), ends(increments=increments, **change)
+    for power in (1, 2):
+        correlation = np.corrcoef(a**power, b**power)[0, 1]
+        assert abs(correlation) * np.sqrt(len(a)) < 4
+
+
+@BOTH
+def test_neighbouring_paths_words_and_blocks_are_independent(increments):
+    x = paths(4_000, 512, vol=1.0, seed=8, increments=increments, dtype=np.float64)
+    words = np.diff(x[:, ::32], axis=1) / np.sqrt(32)  # [paths, words]: what 32 steps add up to
+    for a, b in [
+        (words[:-1], words[1:]),  # paths
+        (words[:, :-1], words[:, 1:]),  # words
+        (words[:, :-4], words[:, 4:]),  # the same word of the next block
+        (words[:-1, 1:], words[1:, :-1]),
+    ]:
+        for power in (1, 2):
+            correlation = np.corrcoef((a**power).ravel(), (b**power).ravel())[0, 1]
+            assert abs(correlation) * np.sqrt(a.size) < 4
 
 
 def test_zero_volatility_is_the_drift_alone():

@@ -53,8 +53,10 @@ def check() -> str:
         ROOT / "dvc.lock",
         DATABASE,
         *sorted(Path(__file__).parent.glob("*.py")),
+        Path(__file__).parent / "speed.yaml",
     ]
-    shown += [path for folder in ("metrics", "schemas", "models") for path in sorted((ROOT / folder).rglob("*"))]
+    folders = ("metrics", "schemas", "models", "kernels")
+    shown += [path for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.suffix != ".pyc"]
     state = hashlib.sha256()
     for path in shown:
         if path.is_file():

@@ -6,7 +6,8 @@ each of the lattice's probabilities over its cell. The result has variance vol^2
     y = mean + sqrt(n / (n + 1/3)) (x - mean + vol (2 u - 1)),   u uniform on (0, 1),
 
 its distribution function is off the normal one by about 0.084 / n, where the lattice's is off by 0.40 / sqrt(n).
-It repairs the end only: a barrier is judged on the path itself, and the lattice is good at that already.
+It repairs the end only. A barrier on the lattice needs none, since P(max S >= m) = 2 P(S + (2 u - 1) > m); an expected
+maximum drawdown needs one step vol more.
 
 `bit_walk_error` computes these errors exactly, without simulation; docs/bicep.md derives their orders.
 """
@@ -31,6 +32,8 @@ class BitWalkError(NamedTuple):
     excess_kurtosis: float  # of the end: -2 / n; the dithered end has nearly the same
     barrier_bits: float  # mean absolute error of P(touching a barrier), barriers on the lattice, 0 to 1.5 sd
     barrier_normal: float  # the same for a walk of n normal steps, which sees the barrier at its steps only
+    drawdown: float  # relative error of E[max drawdown]
+    drawdown_corrected: float  # the same with one step vol added
 
 
 def dithered(
@@ -80,12 +83,15 @@ def bit_walk_error(n_steps: int) -> BitWalkError:
     continuous = exact.barrier_probability(barriers, 0.0, 1.0, n_steps)
     bits = exact.lattice_barrier_probability(n_steps, barriers)
     normal = exact.monitored_barrier_probability(n_steps, barriers)
+    drawdown, limit = exact.lattice_expected_max_drawdown(n_steps), np.sqrt(np.pi / 2.0) * sd
     return BitWalkError(
         ks=float(ks),
         ks_dithered=_ks_dithered(law, n_steps),
         excess_kurtosis=-2.0 / n_steps,
         barrier_bits=float(np.abs(bits - continuous).mean()),
         barrier_normal=float(np.abs(normal - continuous).mean()),
+        drawdown=float(drawdown / limit - 1.0),
+        drawdown_corrected=float((drawdown + 1.0) / limit - 1.0),
     )
 
 

@@ -203,6 +203,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "schemas", root / "schemas")
+    shutil.copytree(ROOT / "kernels", root / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     card = root / "models" / "sentiment_minilm" / "README.md"
     card.parent.mkdir(parents=True)
     card.write_text("# Sentiment head\n\nStand-in.\n\n## Scores\n\n| set | accuracy |\n|---|--:|\n| a | 0.5 |\n")

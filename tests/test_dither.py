@@ -84,6 +84,47 @@ def test_dithered_error_is_that_on_a_fine_grid(n):
     assert worst <= found < worst * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("n", [1, 2, 9, 32])
+def test_barrier_on_the_lattice_is_twice_the_tail_of_the_dithered_end(n):
+    law, barrier = exact.lattice_terminal(n), np.arange(1, n + 1)
+    above = np.clip(0.5 * (law.value + 1 - barrier[:, None]), 0.0, 1.0)  # share of a cell beyond the barrier
+    tail = (above * law.probability).sum(axis=1)
+    np.testing.assert_allclose(exact.lattice_barrier_probability(n, barrier), 2 * tail, rtol=1e-13)
+
+
+def test_leading_errors():
+    """n times the errors of the dithered end and of a barrier, against the formulas of docs/bicep.md."""
+    n = 10_000
+    law, s = exact.lattice_terminal(n), np.sqrt(n + 1 / 3)
+    after = np.cumsum(law.probability)
+    near = np.abs(law.value) < 4 * s
+    for shift, distribution, cubic in ((0, after - law.probability / 2, -5.0), (1, after, 1.0)):
+        y = (law.value + shift) / s
+        leading = (y**3 + cubic * y) * stats.norm.pdf(y) / 12
+        np.testing.assert_allclose((n * (distribution - special.ndtr(y)))[near], leading[near], atol=2e-3)
+    barrier = np.arange(1, 400)
+    y = barrier / np.sqrt(n)
+    odd = barrier % 2 == 1  # n is even: these barriers lie between two ends of the walk
+    leading = (np.where(odd, 1.0, 7.0) * y - y**3) * stats.norm.pdf(y) / 6
+    error = exact.lattice_barrier_probability(n, barrier) - exact.barrier_probability(barrier, 0.0, 1.0, n)
+    np.testing.assert_allclose(n * error, leading, atol=2e-3)
+
+
+def test_constant_of_the_dithered_error(monkeypatch):
+    monkeypatch.setattr(exact, "monitored_barrier_probability", lambda n, barrier: np.zeros(len(barrier)))  # slow
+    y = np.sqrt(4 - np.sqrt(11))
+    assert 1000 * bit_walk_error(1000).ks_dithered == pytest.approx((5 * y - y**3) * stats.norm.pdf(y) / 12, rel=2e-3)
+    assert np.sqrt(1000) * bit_walk_error(1000).ks == pytest.approx(1 / np.sqrt(2 * np.pi), rel=1e-3)
+
+
+def test_expected_drawdown_lacks_one_step():
+    coarse, fine = bit_walk_error(32), bit_walk_error(128)
+    assert coarse.drawdown / fine.drawdown == pytest.approx(2, rel=0.05)
+    assert coarse.drawdown_corrected / fine.drawdown_corrected == pytest.approx(4, rel=0.1)
+    assert fine.drawdown < -0.05
+    assert abs(fine.drawdown_corrected) < 0.003
+
+
 def test_orders_of_the_errors():
     """Four times the steps: half the error of order 1 / sqrt n, a quarter of that of order 1 / n."""
     coarse, fine = bit_walk_error(32), bit_walk_error(128)

@@ -66,6 +66,11 @@ class Page:
         mark = f' <a class="mark" href="#{identifier}" aria-label="Link to this section">#</a>' if identifier else ""
         return f"<h{level}{anchor(node)}>{text}{mark}</h{level}>\n"
 
+    def paragraph(self, node: Node) -> str:
+        first = next(iter(node.get("children", [])), {})
+        style = ' class="test"' if str(first.get("value", "")).startswith("Test: ") else ""
+        return f"<p{anchor(node)}{style}>{self.children(node)}</p>"
+
     def code(self, node: Node) -> str:
         lexer = get_lexer_by_name(node.get("lang") or "text")
         inner = highlight(node["value"], lexer, HtmlFormatter(nowrap=True)).rstrip("\n")
@@ -236,7 +241,6 @@ def save(content: bytes, suffix: str) -> str:
 
 IGNORED = {"comment", "mystTarget", "footnoteDefinition", "blockBreak"}
 WRAPPED = {
-    "paragraph": "p",
     "emphasis": "em",
     "strong": "strong",
     "subscript": "sub",
@@ -258,6 +262,7 @@ RULES: dict[str, Callable[[Page, Node], str]] = {
     "inlineExpression": Page.children,
     "break": lambda page, node: "<br>",
     "thematicBreak": lambda page, node: "<hr>",
+    "paragraph": Page.paragraph,
     "heading": Page.heading,
     "code": Page.code,
     "list": Page.list,

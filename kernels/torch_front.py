@@ -16,6 +16,7 @@ from torch import Tensor
 from kernels import bridge as _bridge
 from kernels import cuda
 from kernels import dropout as _dropout
+from kernels import paths as _paths
 from kernels import sticky as _sticky
 
 _WHOLE = 1 << 64
@@ -99,6 +100,30 @@ def bridge_augment(
     if not torch.compiler.is_compiling():
         _bridge.check(tuple(window.shape), tuple(sigma.shape), seed, 0, first_row, increments)
     return _Bridge.apply(window, sigma, step, _signed(seed), first_row, increments)
+
+
+def paths(
+    n_paths: int, n_steps: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any
+) -> Tensor:
+    """Walks [n_paths, n_steps + 1] of `kernels.paths`, written into a tensor on its device; options as there.
+
+    A source of numbers like `torch.randn`, without gradient; it is no operator, so call it outside compiled code.
+    Raises ValueError as `kernels.paths.paths`, RuntimeError for device="cuda" where there is none.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype = {dtype} is neither torch.float32 nor torch.float64")
+    if torch.device(device).type not in ("cpu", "cuda"):
+        raise ValueError(f"device = {device!r} is neither 'cpu' nor 'cuda'")
+    what = _paths.plan(n_paths, n_steps, dtype=str(dtype).removeprefix("torch."), **options)
+    if torch.device(device).type == "cuda":
+        cuda.current()  # says what is missing before torch does
+    out = torch.empty(what.shape, dtype=dtype, device=device)
+    if out.is_cuda:
+        with cuda.on_stream_of(out) as there:
+            _paths.on_device(there, what, cuda.view(out))
+    else:
+        _paths.on_cpu(what, out.numpy())
+    return out
 
 
 class _Dropout(torch.autograd.Function):

@@ -9,8 +9,9 @@ from torch.utils.checkpoint import checkpoint
 from kernels import dropout as dropout_kernel
 from kernels.bridge import bridge_augment as bridge_of_arrays
 from kernels.dropout import keep_mask
+from kernels.paths import paths as paths_of_arrays
 from kernels.sticky import sticky_mask
-from kernels.torch_front import bridge_augment, dropout, sticky_dropout
+from kernels.torch_front import bridge_augment, dropout, paths, sticky_dropout
 
 ADDRESS = {"seed": 2**63 + 5, "step": 12, "layer": 3}
 BIG_ROW = (2**34 - 12) // 3
@@ -239,6 +240,27 @@ def test_series_operators_under_vmap_equal_single_calls():
 def test_misuse_of_the_series_operators_raises(call, rule):
     with pytest.raises(ValueError, match=rule):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_paths_are_the_kernels(dtype):
+    options = {"vol": 0.1, "drift": 0.01, "seed": 5, "increments": "normal", "bridge_to": 1.0}
+    walks = paths(33, 20, dtype=dtype, **options)
+    assert walks.dtype == dtype
+    expected = paths_of_arrays(33, 20, dtype=str(dtype).removeprefix("torch."), **options)
+    assert torch.equal(walks, torch.from_numpy(expected))
+
+
+def test_misuse_of_paths_raises():
+    with pytest.raises(ValueError, match="float16"):
+        paths(3, 4, vol=0.1, seed=1, dtype=torch.float16)
+    with pytest.raises(ValueError, match="meta"):
+        paths(3, 4, vol=0.1, seed=1, device="meta")
+    with pytest.raises(ValueError, match="vol"):
+        paths(3, 4, vol=float("nan"), seed=1)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="cuda"):
+            paths(3, 4, vol=0.1, seed=1, device="cuda")
 
 
 @pytest.mark.gpu

@@ -36,8 +36,11 @@ _GROUP = ["device", "operation", "dtype", "n_paths", "n_steps"]
 def latest(kind: str) -> pd.DataFrame:
     """Rows of the devices of a kind (cpu, cuda): of each operation and size those of its last run with BICEP."""
     path = results.METRICS / "bench.csv"
-    found = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*_GROUP, "provider", "commit", "date"])
-    found = found[found["device"].astype(str).str.startswith(kind)]
+    if path.exists():  # a hash of digits is no number, and an empty one is not missing
+        found = pd.read_csv(path, dtype={"commit": str}, keep_default_na=False)
+    else:
+        found = pd.DataFrame(columns=[*_GROUP, "provider", "commit", "date"], dtype=str)
+    found = found[found["device"].str.startswith(kind)]
     kept = []
     for _, rows in found.groupby(_GROUP, sort=False):
         ours = rows[rows["provider"] == OURS].sort_values("date", kind="stable")
@@ -98,7 +101,7 @@ def machines(kind: str) -> str:
     """The devices of a kind with the versions and the date of their last rows, in words."""
     found = latest(kind)
     parts = [
-        f"{row.device.removeprefix(kind + ' ')} ({row.versions}; {row.date}, commit {row.commit})"
+        f"{row.device.removeprefix(kind + ' ')} ({row.versions}; {row.date}, commit {row.commit or 'unknown'})"
         for row in found.drop_duplicates("device", keep="last").itertuples()
     ]
     return "; ".join(parts) or NOT_MEASURED

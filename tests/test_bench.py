@@ -268,7 +268,9 @@ def test_gpu_run_from_end_to_end_without_one(
     monkeypatch.setattr(log, "subprocess", SimpleNamespace(run=absent, CalledProcessError=OSError))
     path = tmp_path / "rows.csv"
     chosen = ("paths_bits", "fused_barrier_normal", "terminal_bits", "dropout")
-    assert command.main(["--gpu", "--quick", "--output", str(path), "--operations", *chosen]) == 0
+    assert (
+        command.main(["--gpu", "--quick", "--commit", "12e4567", "--output", str(path), "--operations", *chosen]) == 0
+    )
     with path.open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     by_operation = {name: [row["provider"] for row in rows if row["operation"] == name] for name in chosen}
@@ -277,6 +279,7 @@ def test_gpu_run_from_end_to_end_without_one(
     assert by_operation["dropout"] == ["bicep", "torch", "cupy", "curand"]
     assert {row["device"] for row in rows} == {"cuda NVIDIA Imagined Card"}
     assert {row["driver"] for row in rows} == {"CUDA 13.0"}
+    assert {row["commit"] for row in rows} == {"12e4567"}
     assert "curand: no terminal_bits, for its headers are not here" in caplog.text
 
 

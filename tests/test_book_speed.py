@@ -71,6 +71,13 @@ def test_rows_of_another_run_are_not_compared(log) -> None:
     assert speed.targets().rows[0][1] == "not measured"
 
 
+@pytest.mark.parametrize("commit", ["", "1234567", "12e4567"])
+def test_hash_of_a_commit_is_text(log, commit: str) -> None:
+    log(row("bicep", 11e9, commit=commit), row("torch", 1e9, commit=commit))
+    assert speed.targets().rows[0][3] == "11"
+    assert speed.machines("cpu").endswith(f"commit {commit or 'unknown'})")
+
+
 def test_every_device_has_rows_of_its_own(log) -> None:
     log(
         *(row("bicep", 11e9), row("torch", 1e9)),

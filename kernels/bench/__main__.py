@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     chosen = _parser().parse_args(arguments)
     try:
-        what = _gpu() if chosen.gpu else _cpu()
+        what = _gpu(chosen.commit) if chosen.gpu else _cpu(chosen.commit)
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -84,20 +84,20 @@ def check_known_answers() -> None:
     assert ceilings.words(n) == np.bitwise_xor.reduce(words.ravel()), "the CPU's words are not those of the reference"
 
 
-def _cpu() -> Bench:
+def _cpu(commit: str | None) -> Bench:
     providers: list[Provider] = [Bicep(), BicepNumpy(), Numpy(), Torch(), TorchBits()]
     if importlib.util.find_spec("torchsde") is not None:
         providers.append(TorchSde())
     else:
         logging.getLogger(__name__).warning("torchsde is not installed: no rows of it")
-    return Bench(providers, ceilings.CpuCeilings(), clock.HostClock(), log.cpu_machine())
+    return Bench(providers, ceilings.CpuCeilings(), clock.HostClock(), log.cpu_machine(commit))
 
 
-def _gpu() -> Bench:
+def _gpu(commit: str | None) -> Bench:
     """RuntimeError where there is no CUDA device."""
     device = cuda.current()
     providers: list[Provider] = [BicepCuda(device), Torch("cuda"), TorchBits("cuda"), Cupy(), Curand()]
-    return Bench(providers, ceilings.CudaCeilings(device), clock.CudaClock(), log.cuda_machine())
+    return Bench(providers, ceilings.CudaCeilings(device), clock.CudaClock(), log.cuda_machine(commit))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one small size, seconds")
     parser.add_argument("--gpu", action="store_true", help="measure the CUDA device")
     parser.add_argument("--operations", nargs="+", choices=list(CEILINGS), default=list(CEILINGS), metavar="NAME")
+    parser.add_argument("--commit", metavar="HASH", help="of the files, for a copy of them without its repository")
     parser.add_argument("--output", type=Path, help=f"CSV that the rows are appended to (default {log.OUTPUT})")
     return parser
 

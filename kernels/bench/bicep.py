@@ -149,10 +149,10 @@ class BicepCuda(Bicep):
 
     def paths_bits(self, job: Job) -> Call:
         what = self._plan(job)
-        out = self.device.empty(what.shape, what.dtype)
+        there, out = paths.send(self.device, what), self.device.empty(what.shape, what.dtype)
 
         def run() -> Any:
-            paths.on_device(self.device, what, out)
+            paths.on_device(self.device, what, out, there)
             return out
 
         return run

@@ -65,18 +65,18 @@ def table(found: Sequence[Row]) -> str:
     )
 
 
-def cpu_machine() -> Row:
-    """What all rows of a run on this CPU share."""
-    return _machine(f"cpu {_cpu_name()}", "", (*_LIBRARIES, "torchsde"))
+def cpu_machine(commit: str | None = None) -> Row:
+    """What all rows of a run on this CPU share. commit: where the files are from, HEAD unless given."""
+    return _machine(commit, f"cpu {_cpu_name()}", "", (*_LIBRARIES, "torchsde"))
 
 
-def cuda_machine() -> Row:
+def cuda_machine(commit: str | None = None) -> Row:
     """What all rows of a run on the current CUDA device share."""
     from cupy.cuda import runtime
 
     properties = runtime.getDeviceProperties(runtime.getDevice())
     packages = [name for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if _version(name)][:1]
-    return _machine(f"cuda {properties['name'].decode()}", _driver(), (*_LIBRARIES, *packages))
+    return _machine(commit, f"cuda {properties['name'].decode()}", _driver(), (*_LIBRARIES, *packages))
 
 
 def _row(timing: Timing) -> Row:
@@ -104,12 +104,12 @@ def _job(row: Row) -> tuple[str, int, int]:
     return row["operation"], row["n_paths"], row["n_steps"]
 
 
-def _machine(device: str, driver: str, packages: Sequence[str]) -> Row:
+def _machine(commit: str | None, device: str, driver: str, packages: Sequence[str]) -> Row:
     versions = [f"python {platform.python_version()}"]
     versions += [f"{name} {_version(name)}" for name in packages if _version(name)]
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {
-        "commit": _commit(),
+        "commit": _commit() if commit is None else commit,
         "date": today,
         "device": device,
         "driver": driver,

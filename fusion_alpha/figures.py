@@ -131,6 +131,38 @@ def parity(seeds: pd.DataFrame, level: dict[str, Any], times: pd.DataFrame, simu
         return render()
 
 
+def attention(found: dict[str, Any]) -> bytes:
+    """Where a forecast looked: headlines by sessions where the model has both, else shares alone. SVG.
+
+    found: what `fusion_alpha.explain.explain` returns.
+    """
+    news, sessions = found["news"], found["sessions"]
+    titles = ["(no news)", *(_shortened(item["text"], 60) for item in news)]
+    rows = [0, *range(-len(news), 0)]  # the learned token, then the items; masked places are before them
+    with _drawing(7.2, 1.8 + 0.28 * max(len(titles), 6), found["simulated"]) as (figure, render):
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        if "news_to_sessions" in found["attention"]:
+            weights = np.array(found["attention"]["news_to_sessions"])[rows][:, -len(sessions) :]
+            image = axes.imshow(weights, cmap="cividis", aspect="auto", vmin=0)
+            figure.colorbar(image, ax=axes, label="attention, mean of the heads", shrink=0.8)
+            axes.set_xticks(range(len(sessions)), [item["session"] for item in sessions], rotation=90, fontsize=7)
+            axes.set_yticks(range(len(titles)), titles, fontsize=7)
+        else:
+            bars = [(item["session"], item["share"]) for item in sessions]
+            bars += [(_shortened(item["text"], 60), item["share"]) for item in news]
+            axes.barh(range(len(bars)), [share for _, share in bars], color=BLUE)
+            axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=7)
+            axes.set(xlabel="share of the pooled summary")
+            axes.invert_yaxis()
+        axes.set_title(f"{found['ticker']}, {found['session']}: p_up {found['forecast']['p_up']:.2f}", fontsize=9)
+        return render()
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def save(path: Path, svg: bytes) -> Path:
     write_bytes(path, svg)
     return path

@@ -136,6 +136,14 @@ class Block(nn.Module):
             tokens = tokens + seen
         return cast(Tensor, tokens + self.dense(self.norm_dense(tokens)))
 
+    def weights(self, tokens: Tensor, other: Tensor, other_mask: Tensor) -> Tensor | None:
+        """How much each token takes from each of the other side's, [B, T, U], mean of the heads; None without."""
+        if self.attention is None or self.norm_attention is None:
+            return None
+        query = self.norm_attention(tokens)
+        _, weights = self.attention(query, other, other, key_padding_mask=~other_mask, need_weights=True)
+        return cast(Tensor, weights)
+
 
 class Pool(nn.Module):
     """Mean of the tokens, weighted by their softmax similarity to a learned query."""
@@ -144,9 +152,12 @@ class Pool(nn.Module):
         super().__init__()
         self.query = nn.Linear(width, 1, bias=False)
 
+    def weights(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """[B, T]; 0 where masked."""
+        return cast(Tensor, self.query(tokens).squeeze(-1).masked_fill(~mask, -torch.inf).softmax(dim=-1))
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        score = self.query(tokens).squeeze(-1).masked_fill(~mask, -torch.inf)  # (B, T)
-        return (score.softmax(dim=-1).unsqueeze(-1) * tokens).sum(dim=1)  # (B, W)
+        return (self.weights(tokens, mask).unsqueeze(-1) * tokens).sum(dim=1)  # (B, W)
 
 
 class FusionNet(nn.Module):
@@ -251,6 +262,27 @@ class FusionNet(nn.Module):
         if news is not None:
             summaries.append(self.news_pool(self.news_block(news, sessions, batch.session_mask), news_mask))
         return cast(Tensor, self.norm_state(torch.cat(summaries, dim=-1)))
+
+    @torch.no_grad()
+    def attention_maps(self, batch: Batch) -> dict[str, Tensor]:
+        """Where the network looks, those of its parts that exist; every row of weights sums to 1.
+
+        session_pool [B, L] and news_pool [B, 1 + N]: shares in the pooled summaries; sessions_to_news [B, L, 1 + N] and
+        news_to_sessions [B, 1 + N, L]: attention, mean of the heads. The first news token stands for "no news".
+        """
+        maps: dict[str, Tensor | None] = {}
+        sessions = self._session_tokens(batch, None) if self.model.use_technical else None
+        news, news_mask = self._news_tokens(batch) if self.model.use_text else (None, None)
+        if sessions is not None and news is not None and news_mask is not None:
+            maps["sessions_to_news"] = self.session_block.weights(sessions, news, news_mask)
+            maps["news_to_sessions"] = self.news_block.weights(news, sessions, batch.session_mask)
+        if sessions is not None:
+            seen = self.session_block(sessions, news, news_mask)
+            maps["session_pool"] = self.session_pool.weights(seen, batch.session_mask)
+        if news is not None and news_mask is not None:
+            seen = self.news_block(news, sessions, batch.session_mask)
+            maps["news_pool"] = self.news_pool.weights(seen, news_mask)
+        return {name: value for name, value in maps.items() if value is not None}
 
     def _session_tokens(self, batch: Batch, noise: Noise | None) -> Tensor:
         features = self._stick(self.scale_sessions(batch.sessions), noise)  # (B, L, F)

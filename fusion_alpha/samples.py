@@ -102,7 +102,7 @@ class Samples:
         window = row[:, None] + torch.arange(1 - self.n_sessions, 1)  # [B, L]
         inside = window >= self.first[row][:, None]
         window = window.clamp(min=0)
-        news, mask = self._news_window(row)
+        news, mask = self.news_window(row)
         age = (self.cutoff_hours[row][:, None] - self.news_hours[news]).clamp(min=0).log1p()
         return Batch(
             sessions=self.sessions[window],
@@ -116,7 +116,7 @@ class Samples:
             target=self.target[row],
         )
 
-    def _news_window(self, row: Tensor) -> tuple[Tensor, Tensor]:
+    def news_window(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """Items [B, N] of the look-back, the latest last, and which of them are items."""
         if not self.use_text:
             nothing = torch.zeros(len(row), 0, dtype=torch.int64)

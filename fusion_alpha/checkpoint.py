@@ -42,7 +42,7 @@ def save(folder: Path, net: FusionNet, samples: Samples, cfg: Config, dev: dict[
         "source": cfg.data.source,
         "simulated": cfg.data.simulated,
         "thresholds": None if tau is None else {"tau_over": tau[0], "tau_under": tau[1]},
-        "training": asdict(cfg.train),
+        "training": asdict(cfg.train) | {"ranks": cfg.executor.ranks},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
 

@@ -23,6 +23,10 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+# Of processes that train together, rank 0 speaks.
+_RANK = int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+_PATIENCE_S = 20.0  # after which another one says what rank 0 did not
+
 # Not a terminal (a log file, CI): rich would cut tables and wrap lines at 80 columns.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
@@ -38,7 +42,7 @@ def set_up(name: str) -> logging.Logger:
     handler = RichHandler(console=console, show_path=False, show_level=True, omit_repeated_times=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
     for ours in ("fusion_alpha", "stages", "__main__"):  # a stage's module is __main__ when it runs
-        logging.getLogger(ours).setLevel(logging.INFO)
+        logging.getLogger(ours).setLevel(logging.WARNING if _RANK else logging.INFO)
     return logging.getLogger(f"stages.{name}")
 
 
@@ -60,6 +64,8 @@ def run(main: Callable[[Config], None]) -> None:
             log.info("%s: SIMULATED data (%s)", name, cfg.data.source)
         main(cfg)
     except InputError as error:
+        if _RANK:  # rank 0 finds the same mistake, says so and ends this process; or this one alone found it
+            time.sleep(_PATIENCE_S)
         console.print(f"[bold red]{name} stopped[/]", highlight=False)
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -3,7 +3,7 @@
 Loss: BCE of p_up plus beta times the Gaussian negative log likelihood of target_ret over trailing volatility, in nats.
 Rows of role test are never touched. Weights come from a generator seeded by train.seed; the order of the batches
 and all noise (dropout, sticky masks, bridges on prices) are Philox words addressed by (seed, epoch) and (seed, step),
-so nothing depends on how many random numbers were drawn before. `TrainState` holds all that the next epoch depends on.
+so nothing depends on how many random numbers were drawn before, nor on how a batch is spread over processes.
 """
 
 import copy
@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,11 @@ from torch.nn import functional
 from fusion_alpha.augmentation import perturb_returns
 from fusion_alpha.config import Config, TrainConfig
 from fusion_alpha.errors import InputError
+from fusion_alpha.files import write_bytes
 from fusion_alpha.fusionnet import FusionNet, Noise, Output
+from fusion_alpha.ranks import ALONE, Ranks
 from fusion_alpha.samples import Batch, Samples
+from fusion_alpha.train_state import TrainState
 from kernels.philox import Op, normal_counter, philox4x32
 
 log = logging.getLogger(__name__)
@@ -36,26 +39,11 @@ THRESHOLD_LR_RATIO = 5.0  # tau moves by sd of the score, weights by hundredths
 _SHUFFLE_STREAM = 1
 
 
-@dataclass
-class TrainState:
-    """All that the next epoch depends on, and what was best so far."""
+def set_up(train: TrainConfig, local_rank: int = 0) -> torch.device:
+    """Threads, deterministic kernels and the device; InputError for CUDA where there is none.
 
-    net: FusionNet
-    optimizer: torch.optim.Optimizer
-    epoch: int = 0  # epochs done
-    step: int = 0  # optimizer steps done; the dropout masks' address
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    curves: list[dict[str, float]] = field(default_factory=list)
-
-    def table(self) -> pd.DataFrame:
-        """One row an epoch: epoch, then loss, bce and nll of train (dropout on, thresholds soft) and dev (neither)."""
-        return pd.DataFrame(self.curves).astype({"epoch": "int64"})
-
-
-def set_up(train: TrainConfig) -> torch.device:
-    """Threads, deterministic kernels and the device; InputError for CUDA where there is none."""
+    local_rank: number of this process on its machine, which has the GPU of that number to itself.
+    """
     if train.device == "cuda":
         if not torch.cuda.is_available():
             raise InputError(
@@ -63,21 +51,35 @@ def set_up(train: TrainConfig) -> torch.device:
                 rule="the device that is asked for is there; there is no fallback",
                 remedy="use train.device=cpu, or a machine with a GPU and torch's CUDA build",
             )
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local_rank + 1} of this machine has no GPU: torch sees {torch.cuda.device_count()}",
+                rule="one GPU for each process that trains",
+                remedy="use executor.workers for as many processes as GPUs, or train.device=cpu",
+            )
+        torch.cuda.set_device(local_rank)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.set_num_threads(train.threads)
     torch.use_deterministic_algorithms(True)
     # a debugging aid that costs a tenth of the time; torch makes it a property of the module, which mypy cannot see
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return torch.device(train.device)
+    return torch.device("cuda", local_rank) if train.device == "cuda" else torch.device("cpu")
 
 
 def train(
-    samples: Samples, cfg: Config, device: torch.device, on_epoch: Callable[[dict[str, float]], None] | None = None
+    samples: Samples,
+    cfg: Config,
+    device: torch.device,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    *,
+    ranks: Ranks = ALONE,
+    resume: Path | None = None,
 ) -> TrainState:
     """Train until `train.epochs` or until `train.patience` epochs brought no better dev loss.
 
-    Returns the state with the best epoch's weights in `net`, on the CPU, in evaluation mode. Raises InputError
-    without labelled train or dev rows.
+    resume: file that holds the state after each epoch (`train_state.resume_path`); where it exists, training goes on
+    from it, and `on_epoch` sees its epochs first. Returns the state with the best epoch's weights in `net`, on the
+    CPU, in evaluation mode. Raises InputError without labelled train or dev rows.
     """
     rows = {role: samples.select(role, labelled=True) for role in ("train", "dev")}
     for role, chosen in rows.items():
@@ -88,8 +90,19 @@ def train(
                 remedy="check data.train_start, dev_start and test_start against start, end and technical.warmup_bars",
             )
     state = start(samples, cfg, device)
+    if resume is not None and resume.exists():
+        state.load(resume)
+        log.info("%d epochs were done by a training that did not end; going on", state.epoch)
+    ranks.require_same(state.dump())
+    if on_epoch is not None:
+        for curve in state.curves:
+            on_epoch(curve)
     while state.epoch < cfg.train.epochs and state.epoch - state.best_epoch < cfg.train.patience:
-        run_epoch(state, samples, rows["train"], rows["dev"], cfg.train, device)
+        run_epoch(state, samples, rows["train"], rows["dev"], cfg.train, device, ranks)
+        now = state.dump()
+        ranks.require_same(now)
+        if resume is not None and ranks.first:
+            write_bytes(resume, now)
         if on_epoch is not None:
             on_epoch(state.curves[-1])
     state.net.load_state_dict(state.best_weights)
@@ -142,6 +155,7 @@ def run_epoch(
     dev_rows: NDArray[np.int64],
     train: TrainConfig,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> None:
     """One pass over the train rows, then the dev loss; keeps the weights when that is the best so far."""
     state.epoch += 1
@@ -151,9 +165,12 @@ def run_epoch(
     sums = np.zeros(3)
     for begin in range(0, len(order), train.batch_size):
         state.step += 1
-        noise = Noise(step=state.step)
+        whole = order[begin : begin + train.batch_size]
+        share = ranks.share(len(whole))
+        own = whole[share]
+        noise = Noise(step=state.step, first_row=share.start)
         batch = perturb_returns(
-            samples.gather(order[begin : begin + train.batch_size]),
+            samples.gather(own if len(own) else whole[:1]),  # a row of weight 0: every rank has every gradient
             samples.feature_names,
             train.augment_bridge,
             seed=train.seed,
@@ -162,10 +179,12 @@ def run_epoch(
         ).to(device)
         losses = loss(state.net(batch, noise), batch, train.beta)
         state.optimizer.zero_grad(set_to_none=True)
-        losses[0].backward()
+        (losses[0] * (len(own) / len(whole))).backward()
+        ranks.add_up([value.grad for value in parameters if value.grad is not None])
         torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         state.optimizer.step()
-        sums += np.array([value.item() for value in losses]) * len(batch.label)
+        sums += np.array([value.item() for value in losses]) * len(own)
+    ranks.add_up([torch.from_numpy(sums)])
     if not np.isfinite(sums).all():
         raise InputError(
             f"the training loss is not finite in epoch {state.epoch}",

@@ -124,6 +124,18 @@ def _news(
     return news.sort_values(["ticker", "news_id"], ignore_index=True), text
 
 
+def complete(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """A table as its schema wants it: with the columns that train and predict do not read."""
+    frame = frame.copy()
+    if name == "panel":
+        frame["session"] = frame["bar_close_utc"].dt.tz_localize(None).dt.normalize()
+        frame["session_open_utc"] = frame["session_close_utc"] = frame["fill_utc"] = frame["bar_close_utc"]
+        frame[["open", "high", "low", "close", "volume", "adjustment", "ret"]] = 1.0
+    if name == "news_bars":
+        frame["age_hours"] = 1.0
+    return frame
+
+
 def until(frames: dict[str, pd.DataFrame], end: pd.Timestamp) -> dict[str, pd.DataFrame]:
     """The tables as they were before anything after `end` existed; texts keep only those that were published."""
     cut = {name: table for name, table in frames.items() if name != "text"}

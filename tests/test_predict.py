@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fusion_market import configuration, market, until
+from fusion_market import complete, configuration, market, until
 
 from fusion_alpha import prediction, samples, tables, tracking, training
 from fusion_alpha.errors import InputError
@@ -126,18 +126,6 @@ def run_stages(frames, cfg, folder, monkeypatch):
     train.main(cfg)
     predict.main(cfg)
     return record
-
-
-def complete(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill the columns that the stages do not read."""
-    frame = frame.copy()
-    if name == "panel":
-        frame["session"] = frame["bar_close_utc"].dt.tz_localize(None).dt.normalize()
-        frame["session_open_utc"] = frame["session_close_utc"] = frame["fill_utc"] = frame["bar_close_utc"]
-        frame[["open", "high", "low", "close", "volume", "adjustment", "ret"]] = 1.0
-    if name == "news_bars":
-        frame["age_hours"] = 1.0
-    return frame
 
 
 OUTPUTS = [

@@ -161,9 +161,9 @@ def test_host_clock_measures_all_calls() -> None:
 
 def test_ceilings_make_the_words_and_normals_that_the_layout_names() -> None:
     n = 3000
-    zero = np.zeros(n, int)
-    words = np.array(philox4x32((np.arange(n), zero, zero, zero + (int(Op.WALK_BITS) << 24)), 0))
-    assert ceilings.words(n) == np.bitwise_xor.reduce(words.ravel())
+    i, seed = np.arange(n), 0x123456789
+    words = np.array(philox4x32((i // 1024, i % 1024, 0 * i, 0 * i + (int(Op.WALK_BITS) << 24)), seed))
+    assert ceilings.words(n, seed) == np.bitwise_xor.reduce(words.ravel())
     assert abs(ceilings.normals(n)) < 4 * math.sqrt(4 * n)
     assert ceilings.normals(n) != 0
 

@@ -80,7 +80,7 @@ def check_known_answers() -> None:
         found = tuple(int(word) for word in philox4x32(counter, key))
         assert found == expected, f"Philox of {counter} with key {key}: {found}, not {expected}"
     n = 1000
-    words = np.stack(philox4x32((np.arange(n), 0, 0, int(Op.WALK_BITS) << 24), 0))
+    words = np.stack(philox4x32((0, np.arange(n), 0, int(Op.WALK_BITS) << 24), 0))
     assert ceilings.words(n) == np.bitwise_xor.reduce(words.ravel()), "the CPU's words are not those of the reference"
 
 

@@ -17,7 +17,7 @@ from kernels.philox import Op
 
 Call = Callable[[], Any]
 _THREADS = 256
-_LANES = 1024  # sums of the CPU's normals, side by side as its vectors want them
+_LANES = 1024  # counters side by side, as the vectors of a CPU want them; also in bench.cu
 
 
 class Ceilings(Protocol):
@@ -62,18 +62,18 @@ class CudaCeilings:
         return [lambda: to.copy_from_device_async(source, size)]
 
 
-def words(n: int) -> int:
-    """Exclusive or of the words of counters 0 .. n - 1."""
-    return int(_words(n, np.uint32(int(Op.WALK_BITS) << 24)))
+def words(n: int, seed: int = 0) -> int:
+    """Exclusive or of the words of n counters: (i / 1024, i % 1024), i = 0 .. n - 1."""
+    return int(np.bitwise_xor.reduce(_words(n, *_address(Op.WALK_BITS, seed))))
 
 
-def normals(n: int) -> float:
-    """Sum of the normals of counters 0 .. n - 1."""
-    return float(_normals(n, np.uint32(int(Op.NORMALS) << 24)).sum())
+def normals(n: int, seed: int = 0) -> float:
+    """Sum of the normals of the same n counters."""
+    return float(_normals(n, *_address(Op.NORMALS, seed)).sum(dtype=np.float64))
 
 
 def on_device(device: Device, kernel: str, n: int, blocks: int) -> tuple[Call, Any]:
-    """A call of a kernel of bench.cu for counters 0 .. n - 1, and the array that it writes: one number a warp."""
+    """A call of a kernel of bench.cu for n counters, and the array that it writes: one number a warp."""
     blocks = max(1, min(blocks, -(-n // _THREADS)))
     out = device.empty((blocks * _THREADS // 32,), np.uint32 if kernel == "words" else np.float32)
     return lambda: device.launch("bench", kernel, blocks, _THREADS, n, 0, out), out
@@ -87,24 +87,35 @@ def _streamed(tile: Any, to: Any) -> None:
         simd.stream(tile, 0, np.float32(1.0), np.float32(0.0), to, i)
 
 
+def _address(op: Op, seed: int) -> tuple[np.uint32, np.uint32, np.uint32]:
+    return np.uint32(int(op) << 24), np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
+
+
 @cpu.jit
-def _words(n: Any, tag: Any) -> Any:
-    total = np.uint32(0)
+def _words(n: Any, tag: Any, k0: Any, k1: Any) -> Any:
+    total = np.zeros(_LANES, np.uint32)
     zero = np.uint32(0)
-    for i in range(n):
-        w0, w1, w2, w3 = cpu.philox4x32(np.uint32(i), zero, zero, tag, zero, zero)
-        total = cpu.xor(total, cpu.xor(cpu.xor(w0, w1), cpu.xor(w2, w3)))
+    for begin in range(0, n, _LANES):
+        block = np.uint32(begin // _LANES)
+        for lane in range(min(_LANES, n - begin)):
+            w0, w1, w2, w3 = cpu.philox4x32(block, np.uint32(lane), zero, tag, k0, k1)
+            total[lane] = cpu.xor(total[lane], cpu.xor(cpu.xor(w0, w1), cpu.xor(w2, w3)))
     return total
 
 
 @cpu.jit
-def _normals(n: Any, tag: Any) -> Any:
+def _normals(n: Any, tag: Any, k0: Any, k1: Any) -> Any:
     total = np.zeros(_LANES, np.float32)
+    words = np.empty((4, _LANES), np.uint32)
     zero = np.uint32(0)
     for begin in range(0, n, _LANES):
-        for lane in range(min(_LANES, n - begin)):
-            w0, w1, w2, w3 = cpu.philox4x32(np.uint32(begin + lane), zero, zero, tag, zero, zero)
-            a, b = cpu.normals32(w0, w1)
-            c, d = cpu.normals32(w2, w3)
-            total[lane] += (a + b) + (c + d)
+        block = np.uint32(begin // _LANES)
+        lanes = min(_LANES, n - begin)
+        for lane in range(lanes):
+            made = cpu.philox4x32(block, np.uint32(lane), zero, tag, k0, k1)
+            words[0, lane], words[1, lane], words[2, lane], words[3, lane] = made
+        for j in range(0, 4, 2):
+            for lane in range(lanes):
+                a, b = cpu.normals32(words[j, lane], words[j + 1, lane])
+                total[lane] += a + b
     return total

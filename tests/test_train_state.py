@@ -44,9 +44,9 @@ def _torch_as_it_was():
 
 @pytest.fixture
 def cfg():
-    """The best epoch is neither the first nor the last one."""
+    """At least four epochs, stopped early."""
     cfg = configuration()
-    cfg.train = replace(cfg.train, epochs=9, patience=2, lr=0.02)
+    cfg.train = replace(cfg.train, epochs=9, patience=3, lr=0.02)
     return cfg
 
 
@@ -85,7 +85,7 @@ def kill_after(epoch: int, monkeypatch) -> None:
 def test_a_killed_stage_goes_on_to_the_same_bytes(cfg, folder, monkeypatch, epoch):
     train.main(cfg)
     whole = {name: (folder / name).read_bytes() for name in OUTPUTS}
-    assert 1 < len(whole["metrics/curves.csv"].splitlines()) - 1 < 9
+    assert len(whole["metrics/curves.csv"].splitlines()) - 1 >= 4
     assert states(folder) == []
     for name in OUTPUTS:
         (folder / name).unlink()

@@ -171,7 +171,9 @@ def test_ceilings_make_the_words_and_normals_that_the_layout_names() -> None:
 def test_counters_of_a_job_are_what_its_layout_needs() -> None:
     assert job("terminal_bits", 10, 129).counters("words") == 20
     assert job("paths_normal", 10, 129).counters("normals") == 330
-    assert job("dropout", 64, 129).counters("words") == 65
+    assert job("dropout", 64, 129).counters("words") == 16 * 129
+    assert job("dropout_train", 64, 129).counters("words") == 32 * 129
+    assert job("dropout_s32", 64, 130).counters("words") == 65
     assert job("dropout", 64, 129).n_bytes == 4 * 64 * 129
     assert job("paths_bits", 64, 129).n_bytes == 4 * 64 * 130
 

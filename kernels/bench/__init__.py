@@ -17,8 +17,8 @@ size (`ceilings`): the time of the slowest of the things that the operation must
     words      make the Philox words that it takes, and exclusive-or them
     normals    make the normals that it takes, and add them
 
-Paths and dropout are bound by the first two, bit kernels by `words` (an integer ceiling), normal kernels by `normals`.
-A share above 1 would mean that the ceiling was measured badly.
+Whole paths and dropout are bound by memory or by what they draw, fused bit kernels by `words` (an integer ceiling),
+fused normal kernels by `normals`. A share above 1 would mean that the ceiling was measured badly.
 
 `metrics/bench.csv` is a log: rows are appended and never replaced, and a reader takes the last row of each device,
 operation, provider and size.

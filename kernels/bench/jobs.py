@@ -82,10 +82,12 @@ class Job(NamedTuple):
         return 4 * self.n_paths * (self.n_steps + 1)
 
     def counters(self, ceiling: Ceiling) -> int:
-        """Philox counters that the operation needs: 128 bits or 4 normals each."""
-        if self.is_dropout:
-            return -(-self.n_paths * self.n_steps // 128)
-        return self.n_paths * -(-self.n_steps // (4 if ceiling == "normals" else 128))
+        """Philox counters that the operation needs in the layout of kernels/philox.py: 128 bits of a walk or 4 normals
+        each; of dropout 4 units each, for up to 32 masks, and again for the gradient."""
+        if not self.is_dropout:
+            return self.n_paths * -(-self.n_steps // (4 if ceiling == "normals" else 128))
+        units = self.n_paths * self.n_steps // (SAMPLES if self.operation == "dropout_s32" else 1)
+        return -(-units // 4) * (2 if self.operation == "dropout_train" else 1)
 
 
 def check(job: Job, steps: Steps, result: NDArray[Any]) -> None:

@@ -37,7 +37,7 @@ from kernels import exact
 from kernels.mc_features import NONE_ABOVE, NONE_BELOW, Rank, mc_features
 
 Float64 = NDArray[np.float64]
-_CHUNK = 8192  # rows a task
+_CHUNK = 1 << 16  # rows a task: some seconds of work, so that it is worth a process of its own
 _TAIL_SD = (
     2.5  # beyond it too few paths are left: with 2,048 their count errs by 0.1 in the normal quantile, at 3.4 by 0.35
 )
@@ -163,6 +163,7 @@ def _signflip(
         hist=False,
     )
     assert walks.rank is not None
+    assert walks.sum_mdd is not None
     return Features(
         normal_score(walks.rank, walks.scale, ranked, sd, settings.n_paths) + (ret - ranked) / sd,
         np.where(high > 0, walks.hits / settings.n_paths, 1.0),

@@ -21,6 +21,8 @@ from kernels import boxmuller, philox
 
 jit = numba.njit(nogil=True, error_model="numpy")
 inline = numba.njit(nogil=True, error_model="numpy", inline="always")
+# for a function that only kernels call: without an entry from Python it compiles faster
+inner = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 _WORD, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -76,6 +78,8 @@ conjunction = _binary(lambda builder, a, b: builder.and_(a, b))
 shift_left = _binary(lambda builder, a, b: builder.shl(a, b))
 shift_right = _binary(lambda builder, a, b: builder.lshr(a, b))  # fills with zeros
 shift_right_signed = _binary(lambda builder, a, b: builder.ashr(a, b))  # fills with the sign
+maximum = _binary(lambda builder, a, b: builder.select(builder.icmp_signed(">", a, b), a, b))  # of signed words
+minimum = _binary(lambda builder, a, b: builder.select(builder.icmp_signed("<", a, b), a, b))
 popcount = _unary(types.uint32, types.uint32, lambda builder, a: builder.ctpop(a))
 signed = _unary(types.uint32, types.int32, lambda builder, a: a)
 unsigned = _unary(types.int32, types.uint32, lambda builder, a: a)

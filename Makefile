@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test test-all params lint format bench book ui lock clean
+.PHONY: help env repro test test-all params lint format bench parity book ui lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ format: $(READY) ## let ruff write its format
 bench: $(READY) ## measure the kernels beside their peers; appends to metrics/bench.csv
 	python -m kernels.bench
 
+parity: $(READY) ## train FusionNet with BICEP's dropout and with torch's, and compare (ten minutes)
+	dvc repro kernels/dvc.yaml
+
 book: $(READY) ## build the Nimbus Book (site and PDF) from the results of the last run
 	python docs/build.py
 
@@ -62,4 +65,4 @@ lock: $(READY) ## refresh requirements.txt from pyproject.toml
 
 # Not all of .cache: headlines that Yahoo no longer serves are kept nowhere else.
 clean: ## remove the environment and the caches; data, models and experiments stay
-	rm -rf $(VENV) .cache/embeddings .cache/yahoo/yfinance .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build
+	rm -rf $(VENV) .cache/bicep .cache/embeddings .cache/train .cache/yahoo/yfinance .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build

@@ -231,7 +231,8 @@ def on_cpu(what: Plan, threads: int = 1) -> McFeatures:
     """The features by the loops of `mc_walks`; threads share problems and paths."""
     size, n_steps = len(what.ids), what.n_steps
     if what.lattice:
-        walks, rows = mc_walks.lattice(what.high, what.low), _LATTICE_PROBLEMS
+        followed = what.high or what.low
+        walks, rows = mc_walks.lattice(what.high, what.low) if followed else mc_walks.ends(), _LATTICE_PROBLEMS
     else:
         walks, rows = mc_walks.general(what.normal, what.low, what.drawdown), _rows(n_steps)
     tiles = [slice(first, min(first + rows, size)) for first in range(0, size, rows)]

@@ -123,15 +123,15 @@ def general(normal: bool, low: bool, drawdown: bool) -> Walks:
 
 @cache
 def lattice(high: bool, low: bool) -> Walks:
-    """Bit walks of constant volatility, of tiles with one column. high, low: whether these are followed.
+    """Bit walks of constant volatility without drift, of tiles with one column; no drawdown.
 
-    Where one is, there is no drift. There is no drawdown.
+    high, low: which of them are followed, at least one.
     """
     follow = _by_words(high, low)
 
     @cpu.jit
     def walk(tile: Any, n_steps: Any, address: Any, first: Any, end: Any, lanes: Any, totals: Any) -> None:
-        words = np.empty((4, lanes), np.uint32)
+        words, unused = np.empty((4, lanes), np.uint32), np.int32(-n_steps % 32)
         unit, state = np.empty((3, lanes), np.int32), np.zeros((4, lanes), np.int32)
         for start in range(first, end, lanes):
             count = min(lanes, end - start)
@@ -143,11 +143,34 @@ def lattice(high: bool, low: bool) -> Walks:
                         if step % _BLOCK == 0:
                             _fill_words(words, words, width, step, start, tile.ids[r], address)
                         # the bits beyond n_steps count as steps down, which raise no maximum
-                        used = shift_right(_ONES, np.uint32(max(0, step + 32 - n_steps)))
-                        follow(words[(step >> 5) & 3], used, unit, width)
-                shift, unused = np.int32(tile.drift[r, 0] * n_steps), np.int32(-n_steps % 32)
-                _scale(state, unit, tile.amplitude[r, 0], shift, unused)
+                        follow(words[(step >> 5) & 3], _used(step, n_steps), unit, width)
+                _scale(state, unit, tile.amplitude[r, 0], unused)
                 _add(totals, tile, r, state, count)
+
+    return walk
+
+
+@cache
+def ends() -> Walks:
+    """Bit walks of constant volatility and drift of which only the terminal value counts, of tiles with one column."""
+
+    @cpu.jit
+    def walk(tile: Any, n_steps: Any, address: Any, first: Any, end: Any, lanes: Any, totals: Any) -> None:
+        unit, x = np.empty(lanes, np.int32), np.empty(lanes, np.int32)
+        for start in range(first, end, lanes):
+            count = min(lanes, end - start)
+            width = count + count % 2
+            for r in range(len(tile.ids)):
+                if r == 0 or tile.ids[r] != tile.ids[r - 1]:
+                    unit[:] = -np.int32(n_steps)
+                    for step in range(0, n_steps, _BLOCK):
+                        _add_ups(unit, width, step, n_steps, start, tile.ids[r], address)
+                    if address.antithetic:
+                        _mirror(unit, width)
+                a, shift = tile.amplitude[r, 0], np.int32(tile.drift[r, 0] * n_steps)
+                for i in range(width):
+                    x[i] = add(multiply_low(unit[i], a), shift)
+                _add_ends(totals, tile, r, x, count)
 
     return walk
 
@@ -212,9 +235,46 @@ def _by_words(high: bool, low: bool) -> Any:
             if high:
                 x[i], top[i] = _climb(x[i], top[i], ups)
             else:
-                x[i] = add(x[i], subtract(signed(shift_left(cpu.popcount(ups), np.uint32(1))), np.int32(32)))
+                x[i] = add(x[i], subtract(signed(shift_left(cpu.popcount(ups), _U1)), np.int32(32)))
 
     return follow
+
+
+@cpu.inner
+def _used(step: Any, n_steps: Any) -> Any:
+    """Bits of the word of steps `step` .. `step` + 31 that are steps of the walk."""
+    beyond = min(32, max(0, step + 32 - n_steps))
+    return np.uint32(0) if beyond == 32 else shift_right(_ONES, np.uint32(beyond))
+
+
+@cpu.inner
+def _mirror(x: Any, width: Any) -> None:
+    """Odd paths as mirror images of the even ones before them."""
+    even, mirrored = x[: width // 2], x[width // 2 : width]
+    for i in range(len(even)):
+        mirrored[i] = subtract(np.int32(0), even[i])
+
+
+@cpu.inner
+def _add_ups(x: Any, width: Any, step: Any, n_steps: Any, start: Any, problem: Any, address: Any) -> None:
+    """Add twice the steps up among 128 from `step` on, lanes as in `_fill_words`; the words stay in registers."""
+    half, block = width // 2, np.uint32(step >> 7)
+    m0, m1, m2, m3 = (
+        _used(step, n_steps),
+        _used(step + 32, n_steps),
+        _used(step + 64, n_steps),
+        _used(step + 96, n_steps),
+    )
+    for odd in range(1 if address.antithetic else 2):
+        lanes, first_path = x[odd * half : (odd + 1) * half], np.uint32(start + odd)
+        k0, k1, tag = address.seed_low, address.seed_high, address.tag
+        for i in range(len(lanes)):
+            path = add(first_path, shift_left(np.uint32(i), _U1))
+            w0, w1, w2, w3 = cpu.philox4x32(block, path, problem, tag, k0, k1)
+            first, second = cpu.popcount(conjunction(w0, m0)), cpu.popcount(conjunction(w1, m1))
+            third, fourth = cpu.popcount(conjunction(w2, m2)), cpu.popcount(conjunction(w3, m3))
+            ups = add(add(first, second), add(third, fourth))
+            lanes[i] = add(lanes[i], signed(shift_left(ups, _U1)))
 
 
 _ONES, _BYTE = np.uint32(0xFFFFFFFF), np.uint32(0xFF)
@@ -254,10 +314,10 @@ def _climb(x: Any, high: Any, word: Any) -> Any:
 
 
 @cpu.inner
-def _scale(state: Any, unit: Any, a: Any, shift: Any, unused: Any) -> None:
+def _scale(state: Any, unit: Any, a: Any, unused: Any) -> None:
     """State in fixed point of walks in units of their step a, which took `unused` steps down too many."""
     for i in range(unit.shape[1]):
-        state[0, i] = add(multiply_low(add(unit[0, i], unused), a), shift)
+        state[0, i] = multiply_low(add(unit[0, i], unused), a)
         state[1, i] = multiply_low(unit[1, i], a)
         state[2, i] = multiply_low(subtract(np.int32(0), unit[2, i]), a)
 
@@ -309,15 +369,23 @@ def _fill_normals(z: Any, words: Any, width: Any, step: Any, start: Any, problem
 def _add(totals: Any, tile: Any, r: Any, state: Any, count: Any) -> None:
     """Add the first `count` lanes of a block, state [4, lanes], to the totals of problem r."""
     x, high, bottom, fall = state[0], state[1], state[2], state[3]
-    hits, hits_low, sum_mdd, sum_terminal = 0, 0, 0, 0
+    hits, hits_low, sum_mdd = 0, 0, 0
     for i in range(count):
         hits += high[i] >= tile.limit[r]
         hits_low += bottom[i] <= tile.limit_low[r]
         sum_mdd += fall[i]
-        sum_terminal += x[i]
     totals.hits[r] += hits
     totals.hits_low[r] += hits_low
     totals.sum_mdd[r] += sum_mdd
+    _add_ends(totals, tile, r, x, count)
+
+
+@cpu.inner
+def _add_ends(totals: Any, tile: Any, r: Any, x: Any, count: Any) -> None:
+    """Add what follows from the terminal values alone."""
+    sum_terminal = 0
+    for i in range(count):
+        sum_terminal += x[i]
     totals.sum_terminal[r] += sum_terminal
     if len(totals.hist):
         _count(totals.hist[r], x, count, tile.sd[r])

@@ -159,17 +159,40 @@ def kinds() -> Table:
     return Table(rows, ["kind", "bars", "share %"], right=[1, 2])
 
 
+DETECTORS = {
+    "score": "score and threshold",
+    "learned": "learned thresholds",
+    "naive": "opposite signs",
+    "unscaled": "opposite signs, ranked by size",
+}
+
+
 def detections() -> Table | Paragraph:
-    """Flagged contradictions beside the planted ones, where the source has a truth."""
+    """Flagged contradictions beside the planted ones, with intervals, where the source has a truth."""
     found = metrics("evaluate").get("contradiction")
     if found is None:
         return Paragraph("No planted truth.", "This source does not say which bars are contradictions.")
-    rules = {"score": "score and threshold", "learned": "learned thresholds", "naive": "opposite signs"}
     rows = [
-        (name, *(found[key][column] for column in ("n_flagged", "precision", "recall", "auc")))
-        for key, name in rules.items()
+        (name, found[key]["n_flagged"], *(bounded(found[key], column, 3) for column in ("precision", "recall", "auc")))
+        for key, name in DETECTORS.items()
     ]
-    return Table(rows, ["rule", "flagged bars", "precision", "recall", "area under ROC"])
+    return Table(rows, ["rule", "flagged bars", "precision", "recall", "area under ROC"], right=range(1, 5))
+
+
+def advantage() -> str:
+    """What the score adds to the rule of opposite signs, with intervals, in words; nothing without a truth."""
+    found = metrics("evaluate").get("contradiction")
+    if found is None:
+        return ""
+    names = {"precision": "precision", "recall": "recall", "f1": "their harmonic mean", "auc": "area under the ROC"}
+    parts = [f"{name} {bounded(found['score_less_naive'], key, 3)}" for key, name in names.items()]
+    return f"The score less the rule of opposite signs: {', '.join(parts)}."
+
+
+def bounded(content: Mapping[str, Any], name: str, places: int) -> str:
+    """A measure with its interval: 0.57 [0.55, 0.60]."""
+    value, low, high = (decimal(content[f"{name}{end}"], places) for end in ("", "_lo", "_hi"))
+    return value if low == high == NOTHING else f"{value} [{low}, {high}]"
 
 
 def training() -> Table:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusion_alpha import baselines, statistics, tables, trading
-from fusion_alpha.config import Config
+from fusion_alpha import baselines, detection, statistics, tables, trading
+from fusion_alpha.config import Config, EvaluateConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.tables import BAR_KEY
 
@@ -22,7 +22,7 @@ INPUTS: dict[str, list[str]] = {
         *("session", "session_open_utc", "open", "close", "ret"),
         *("fill_utc", "target_ret", "target_label", "split"),
     ],
-    "contradiction": [*BAR_KEY, "s", "z_s", "cs", "kind"],
+    "contradiction": [*BAR_KEY, "s", "z_s", "cs", "kind", "severity"],
     "truth": [*BAR_KEY, "kind", "sigma_target", "oracle_mean_ret"],
 }
 
@@ -73,7 +73,7 @@ def evaluate(
     metrics |= statistics.information(rows["mean_ret"], rows["target_ret"], rows["decided_utc"])
     if len(truth):
         known = _with_truth(rows, truth)
-        metrics["contradiction"] = against_truth(known, panel, contradiction)
+        metrics["contradiction"] = against_truth(known, panel, contradiction, cfg.evaluate)
         if cfg.target.name == "next_open":  # the oracle foretells this target and no other
             metrics["oracle"] = against_oracle(known)
             weights["oracle"] = trading.decide(
@@ -106,25 +106,29 @@ def _with_truth(rows: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     return joined.set_index(rows.index)
 
 
-def against_truth(rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame) -> dict[str, Any]:
-    """Flags of test rows (kind learned, kind_true planted) beside the planted kinds: precision, recall, AUC.
+def against_truth(
+    rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame, settings: EvaluateConfig
+) -> dict[str, Any]:
+    """Flags of test rows (kind learned, kind_true planted) beside the planted kinds; see fusion_alpha/detection.py.
 
     score: the contradiction table's kind and score; learned: the checkpoint's thresholds; naive: any disagreement
-    in sign of the bar's sentiment and return.
+    in sign of the bar's sentiment and return; unscaled: its flags, and the geometric mean of the two as its score.
     """
-    joined = rows[[*BAR_KEY, "kind", "kind_true"]].rename(columns={"kind": "kind_learned"})
+    joined = rows[[*BAR_KEY, "session", "kind", "kind_true"]].rename(columns={"kind": "kind_learned"})
     joined = joined.merge(contradiction, on=BAR_KEY).merge(panel[[*BAR_KEY, "ret"]], on=BAR_KEY)
-    sign = np.sign(joined["s"]).fillna(0.0).where(joined["s"] * joined["ret"] < 0, 0.0)
+    product = joined["s"] * joined["ret"]
+    sign = np.sign(joined["s"]).where(product < 0, 0.0)
     naive = sign.map({1.0: "overhype", -1.0: "underhype", 0.0: "none"})
-    truth = joined["kind_true"]
-    return {
-        "simulated": True,
-        "n": len(joined),
-        "n_true": int(truth.isin(statistics.KINDS).sum()),
-        "score": statistics.detection(joined["kind"], joined["cs"], truth),
-        "learned": statistics.detection(joined["kind_learned"], None, truth),
-        "naive": statistics.detection(naive, sign, truth),
+    rules = {
+        "score": detection.Rule(joined["kind"], joined["cs"]),
+        "learned": detection.Rule(joined["kind_learned"]),
+        "naive": detection.Rule(naive, sign),
+        "unscaled": detection.Rule(naive, (sign * np.sqrt(product.abs())).fillna(0.0)),
     }
+    truth = joined["kind_true"]
+    counts = {"n": len(joined), "n_true": int(truth.isin(detection.KINDS).sum())}
+    found = detection.compare(rules, truth, joined["session"], settings, reference="naive")
+    return {"simulated": True, **counts, **found}
 
 
 def against_oracle(rows: pd.DataFrame) -> dict[str, Any]:

@@ -79,30 +79,38 @@ def calibration(table: pd.DataFrame, ece: float | None, simulated: bool) -> byte
 
 
 def contradictions(bars: pd.DataFrame, thresholds: Sequence[float], simulated: bool) -> bytes:
-    """Price of one ticker with its contradictions above, and their score below, in standard deviations. SVG.
+    """Price of one ticker with its contradictions marked, below it their score and their severity. SVG.
 
-    bars: one ticker's ticker, session, bar_close_utc, close, cs, kind in order; thresholds: (tau_over, tau_under).
+    bars: one ticker's ticker, session, bar_close_utc, close, cs, kind, severity in order, and kind_true where it was
+    planted (rings); thresholds: (tau_over, tau_under).
     """
-    with _drawing(7.2, 4.6, simulated) as (figure, render):
-        price, score = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+    with _drawing(7.2, 5.6, simulated) as (figure, render):
+        price, score, severity = figure.subplots(3, 1, sharex=True, height_ratios=(2.4, 1, 0.8))
         at = np.arange(len(bars))  # bars, not hours: nights and weekends take no room
-        price.plot(at, bars["close"], color=FAINT, linewidth=1.2)
+        close, cs, rank = (bars[name].to_numpy() for name in ("close", "cs", "severity"))
+        price.plot(at, close, color=FAINT, linewidth=1.2)
         marks = (("overhype", "v", VERMILION, "news up, price down"), ("underhype", "^", BLUE, "news down, price up"))
         for kind, marker, color, meaning in marks:
             here = (bars["kind"] == kind).to_numpy()
-            close, cs = bars["close"].to_numpy()[here], bars["cs"].to_numpy()[here]
-            price.scatter(at[here], close, marker=marker, color=color, s=34, zorder=3, label=f"{kind}: {meaning}")
-            score.bar(at[here], cs, color=color, width=0.9)
+            price.scatter(at[here], close[here], marker=marker, color=color, s=34, zorder=3, label=f"{kind}: {meaning}")
+            score.bar(at[here], cs[here], color=color, width=0.9)
+            severity.bar(at[here], rank[here], color=color, width=0.9)
+        if "kind_true" in bars:
+            planted = (bars["kind_true"] != "none").to_numpy()
+            ring: Any = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.8, "s": 90}
+            price.scatter(at[planted], close[planted], label="planted", **ring)
         quiet = (bars["kind"] == "none").to_numpy()
-        score.bar(at[quiet], bars["cs"].to_numpy()[quiet], color="#bbbbbb", width=0.9)
+        for axes, values in ((score, cs), (severity, rank)):
+            axes.bar(at[quiet], values[quiet], color="#bbbbbb", width=0.9)
         for level in (thresholds[0], -thresholds[1]):
             score.axhline(level, color=FAINT, linewidth=0.8, linestyle="--")
         score.axhline(0, color=FAINT, linewidth=0.8)
         price.set(title=f"{bars['ticker'].iloc[0]}: contradictions of sentiment and price", ylabel="adjusted close")
         price.legend(loc="best", fontsize=8)
         ticks = np.unique(np.linspace(0, len(bars) - 1, min(6, len(bars))).astype(int))
-        score.set_xticks(ticks, [f"{day:%Y-%m-%d}" for day in bars["session"].iloc[ticks]])
+        severity.set_xticks(ticks, [f"{day:%Y-%m-%d}" for day in bars["session"].iloc[ticks]])
         score.set(ylabel="score (sd)")
+        severity.set(ylabel="severity", ylim=(0, 1))
         return render()
 
 

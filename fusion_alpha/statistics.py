@@ -20,7 +20,6 @@ from fusion_alpha.config import EvaluateConfig
 Floats = NDArray[np.float64]
 Measures = dict[str, float | int | None]
 
-KINDS = ("overhype", "underhype")
 _BINS = 10  # of the reliability table
 _MIN_NAMES = 3  # a day with fewer names has no meaningful rank correlation
 
@@ -228,26 +227,3 @@ def _correlation_within(ranks: pd.DataFrame, groups: pd.Series) -> Floats:
     usable = (size >= _MIN_NAMES) & (total["score"] > 0) & (total["target"] > 0)
     total = total[usable]
     return (total["cross"] / np.sqrt(total["score"] * total["target"])).to_numpy(np.float64)
-
-
-def detection(kind: pd.Series, score: pd.Series | None, truth: pd.Series) -> Measures:
-    """How well flagged kinds match true kinds: a hit is a flag of the right kind.
-
-    precision = hits / flags, recall = hits / true contradictions; auc = area under the ROC of the signed score, its
-    mean over the two kinds (score for overhype, -score for underhype, each against all other rows), None without one.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    flagged, true = kind.isin(KINDS), truth.isin(KINDS)
-    hits = int((flagged & (kind == truth)).sum())
-    areas = []
-    for name, sign in zip(KINDS, (1, -1), strict=True):
-        positive = truth == name
-        if score is not None and 0 < positive.sum() < len(positive):
-            areas.append(roc_auc_score(positive, sign * score))
-    return {
-        "n_flagged": int(flagged.sum()),
-        "precision": rounded(hits / flagged.sum()) if flagged.any() else None,
-        "recall": rounded(hits / true.sum()) if true.any() else None,
-        "auc": rounded(float(np.mean(areas))) if areas else None,
-    }

@@ -36,10 +36,13 @@ def calibration(rows: pd.DataFrame) -> pd.DataFrame:
     return statistics.reliability(rows.loc[known, "p_up"].to_numpy(np.float64), truth)
 
 
-def example(rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame) -> pd.DataFrame:
-    """The last test bars of the ticker with the most contradictions, for the figure."""
+def example(rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """The last test bars of the ticker with the most contradictions, for the figure; kind_true where it is known."""
     bars = rows[tables.BAR_KEY].merge(contradiction, on=tables.BAR_KEY)
     bars = bars.merge(panel[[*tables.BAR_KEY, "session", "close"]], on=tables.BAR_KEY)
+    if len(truth):
+        planted = truth[[*tables.BAR_KEY, "kind"]].rename(columns={"kind": "kind_true"})
+        bars = bars.merge(planted, on=tables.BAR_KEY)
     flagged = (bars["kind"] != "none").groupby(bars["ticker"]).sum()
     return bars[bars["ticker"] == flagged.idxmax()].tail(FIGURE_BARS)
 
@@ -87,7 +90,7 @@ def main(cfg: Config) -> None:
     write_json(METRICS, metrics)
     write_text(EQUITY, equity.to_csv(float_format="%.6f", lineterminator="\n"))
     write_text(CALIBRATION, reliability.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-    draw(equity, reliability, example(rows, panel, contradiction), metrics["ece"], cfg)
+    draw(equity, reliability, example(rows, panel, contradiction, truth), metrics["ece"], cfg)
     model_id = str(rows["model_id"].iloc[0])
     tracking.record_evaluation(cfg, model_id, metrics, [METRICS, EQUITY, CALIBRATION, FIGURES])
 

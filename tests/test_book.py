@@ -143,11 +143,18 @@ def test_strategies_come_in_a_reader_s_order(project: Path) -> None:
     assert [row[0] for row in exhibits.strategies().rows] == ["model", "buy and hold", "reversal", "oracle"]
 
 
+def test_detections_come_with_their_intervals(project: Path) -> None:
+    known = "0.250 [0.250, 0.250]"
+    assert exhibits.detections().rows[0] == ["score and threshold", 10, known, known, "–"]
+    assert "precision 0.250 [0.250, 0.250], recall" in exhibits.advantage()
+
+
 def test_sources_without_truth_say_so(project: Path) -> None:
     path = project / "metrics" / "evaluate.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({key: content[key] for key in content.keys() - {"oracle", "contradiction"}}))
     assert "No planted truth" in exhibits.detections()._repr_html_()
+    assert exhibits.advantage() == ""
     assert "No oracle" in exhibits.oracle()._repr_html_()
 
 
@@ -220,7 +227,9 @@ def write_results(root: Path) -> None:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     strategy = {"sharpe": 0.5, "sharpe_lo": -0.5, "sharpe_hi": 1.5, "total_return": 0.1, "max_drawdown": -0.2}
     strategy |= {"hit_rate": 0.51, "exposure": 0.9, "turnover": 0.3}
-    flags = {"n_flagged": 10, "precision": 0.5, "recall": 0.25, "auc": None}
+    measures = [f"{name}{end}" for name in ("precision", "recall", "f1", "auc") for end in ("", "_lo", "_hi")]
+    flags = dict.fromkeys(measures, 0.25) | {"n_flagged": 10, "auc": None, "auc_lo": None, "auc_hi": None}
+    rules = dict.fromkeys(("score", "score_less_naive", "learned", "naive", "unscaled"), flags)
     scores = ("accuracy", "accuracy_always_up", "balanced_accuracy", "share_predicted_up", "mcc", "mcc_lo", "mcc_hi")
     scores += ("auc", "bce", "brier", "ece", "ic", "ic_rank", "ic_daily", "ic_daily_t")
     contents: dict[str, Any] = {
@@ -228,7 +237,7 @@ def write_results(root: Path) -> None:
             **dict.fromkeys(scores, 0.12345),
             **{"simulated": True, "n": 4321, "n_sessions": 250},
             "oracle": {"ic_model": 0.0321, "ic_oracle": 0.131},
-            "contradiction": {"score": flags, "learned": flags, "naive": flags},
+            "contradiction": rules,
             "strategies": {
                 **dict.fromkeys(("oracle", "reversal", "model"), strategy),
                 "buy_and_hold": strategy | {"hit_rate": None},

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import synthetic_bars
 
-from fusion_alpha import config, contradiction, nulls, tables
+from fusion_alpha import config, contradiction, detection, nulls, tables
 from fusion_alpha.config import ContradictionConfig
 from fusion_alpha.errors import InputError
+from fusion_alpha.sources import lab
 from stages import contradiction as stage
 
 CUTS = [pd.Timestamp(f"2015-01-{day:02d} 21:00", tz="UTC") for day in (5, 6, 7)]
@@ -207,6 +208,40 @@ def test_runs_the_kernel(bars, news, cfg, monkeypatch):
     monkeypatch.setattr(nulls, "mc_features", spy)
     contradiction.build(bars, *news, cfg)
     assert calls == [cfg.n_paths]
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_planted_contradictions_are_found_better_than_by_sign(cfg, seed):
+    """On the laboratory's own prices and sentiment, read without mistakes, but with a shade of tone in neutral news."""
+    market_cfg = config.load(["data.lab.n_tickers=4", "data.lab.last_session='2017-06-30'", f"data.lab.seed={seed}"])
+    made, truth = lab.generate(market_cfg), lab.truth(market_cfg)
+    n = made.clock.n
+    prices = {name: getattr(made.market, name)[:, :n].ravel() for name in ("open", "high", "low", "close")}
+    session = np.tile(made.clock.session[:n], 4)
+    panel = truth[["ticker", "bar_close_utc"]].assign(session=session, **prices)
+    rng = np.random.default_rng(seed)
+    tone = 0.8 * np.tanh(truth["sentiment"]) + 0.03 * rng.standard_normal(len(truth))
+    told = (truth["sentiment"] != 0) | (rng.random(len(truth)) < 0.3)
+    hashes = [f"{number:032x}" for number in range(told.sum())]
+    items = panel.loc[told, ["ticker", "bar_close_utc"]].assign(age_hours=1.0, text_hash=hashes)
+    text = pd.DataFrame({"text_hash": hashes, "p_negative": (-tone[told]).clip(0), "p_positive": tone[told].clip(0)})
+    text["p_neutral"] = 1 - text["p_negative"] - text["p_positive"]
+    order = panel.sort_values(["ticker", "bar_close_utc"]).index
+    table = contradiction.build(panel.loc[order].reset_index(drop=True), items, text, cfg)
+    rows = table.assign(true=truth["kind"][order].to_numpy(), session=session[order])
+    rows["ret"] = panel["close"][order].groupby(panel["ticker"][order]).pct_change().to_numpy()
+    rows = rows[rows["z_r"].notna() & rows["z_s"].notna() | rows["s"].isna()]
+    sign = np.sign(rows["s"]).where(rows["s"] * rows["ret"] < 0, 0.0)
+    naive = sign.map({1.0: "overhype", -1.0: "underhype", 0.0: "none"})
+    rules = {"score": detection.Rule(rows["kind"], rows["cs"]), "naive": detection.Rule(naive, sign)}
+    settings = replace(market_cfg.evaluate, bootstrap_samples=200)
+    found = detection.compare(rules, rows["true"], rows["session"], settings, reference="naive")
+    score, less = found["score"], found["score_less_naive"]
+    assert score["precision_lo"] > 0.9
+    assert score["recall_lo"] > 0.8
+    assert score["auc_lo"] > 0.98
+    assert min(less["precision_lo"], less["f1_lo"], less["auc_lo"]) > 0
+    assert less["recall_hi"] <= 0  # opposite signs miss nothing that was planted
 
 
 def test_stage_writes_the_same_bytes_twice(bars, news, tmp_path, monkeypatch):

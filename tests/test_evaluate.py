@@ -67,6 +67,8 @@ def test_the_stage_writes_the_same_bytes_twice_and_records_them(cfg, frames, pro
     assert metrics["oracle"]["ic_ratio"] == pytest.approx(1, abs=0.1)
     assert metrics["contradiction"]["score"]["precision"] == 1.0
     assert metrics["contradiction"]["naive"]["precision"] < 0.6
+    assert metrics["contradiction"]["score_less_naive"]["precision_lo"] > 0.3
+    assert metrics["contradiction"]["learned_less_naive"]["auc"] is None
     rules = {"momentum", "reversal", "sentiment_only", "contradiction_rule"}
     assert set(metrics["strategies"]) == rules | {"model", "buy_and_hold", "shuffled", "oracle"}
     for _, model_id, numbers, artifacts in recorded:
@@ -167,6 +169,20 @@ def test_one_ticker_is_evaluated(cfg, project, recorded):
     metrics = json.loads(Path("metrics/evaluate.json").read_text())
     assert metrics["ic_daily"] is None
     assert metrics["ic"] is not None
+
+
+def test_the_example_shows_what_was_planted_where_it_is_known(cfg, frames):
+    rows = evaluation.decisions(frames["predictions"], frames["panel"], cfg)
+    tables_of = frames["panel"], frames["contradiction"]
+    bars = evaluate.example(rows, *tables_of, frames["truth"])
+    unknown = evaluate.example(rows, *tables_of, tables.empty("truth"))
+    assert len(bars) == len(unknown) == evaluate.FIGURE_BARS
+    assert bars["ticker"].nunique() == 1
+    assert bars["bar_close_utc"].is_monotonic_increasing
+    drawn = [figures.contradictions(part, (0.75, 0.75), simulated=True) for part in (bars, unknown)]
+    assert drawn[0] != drawn[1]
+    assert b"planted" in drawn[0]
+    assert b"planted" not in drawn[1]
 
 
 def test_figures_carry_no_date_and_a_watermark_only_where_simulated():

@@ -213,21 +213,6 @@ def test_information_without_variance_or_rows_is_undefined():
     assert set(nothing.values()) == {None}
 
 
-# detection
-
-
-def test_detection_counts_only_flags_of_the_right_kind():
-    truth = pd.Series(["overhype", "overhype", "underhype", "none", "none"])
-    kind = pd.Series(["overhype", "underhype", "none", "overhype", "none"])
-    score = pd.Series([2.0, 0.5, -1.0, 1.0, 0.0])
-    ours = statistics.detection(kind, score, truth)
-    assert (ours["n_flagged"], ours["precision"], ours["recall"]) == (3, 0.333333, 0.333333)
-    over = metrics.roc_auc_score(truth == "overhype", score)
-    under = metrics.roc_auc_score(truth == "underhype", -score)
-    assert ours["auc"] == pytest.approx((over + under) / 2, rel=1e-5)
-    assert statistics.detection(kind, None, pd.Series(["none"] * 5))["recall"] is None
-
-
 @pytest.mark.parametrize(
     ("value", "expected"), [(0.123456789, 0.123457), (1.23456789e-7, 1.23457e-07), (np.nan, None), (np.inf, None)]
 )

@@ -25,6 +25,7 @@ from fusion_alpha.errors import InputError
 
 PARAMS = Path("params.yaml")
 CONF = Path("conf")
+_OPEN = "tune.space."  # a block whose keys are not fixed: an override adds one, or replaces it whole
 _REMEDY = "change it where it was set: conf/, -S or the command line; `make params` brings the defaults back"
 
 
@@ -371,6 +372,78 @@ class ParityConfig:
 
 
 @dataclass
+class RangeConfig:
+    """Values that a search may give a parameter: from low to high, in steps or on a log scale, or one of choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: list[Any] | None = None
+
+
+@dataclass
+class SpaceConfig:
+    """Parameters of train and model that a search may move; null takes one out. Others would need new features."""
+
+    train: dict[str, RangeConfig | None]
+    model: dict[str, RangeConfig | None]
+
+    def __post_init__(self) -> None:
+        for group, kind in (("train", TrainConfig), ("model", ModelConfig)):
+            ranges = {name: item for name, item in getattr(self, group).items() if item is not None}
+            hints = get_type_hints(kind)
+            for name, item in ranges.items():
+                _require_range(f"tune.space.{group}.{name}", item, hints.get(name))
+            setattr(self, group, ranges)
+
+
+def _require_range(key: str, item: RangeConfig, kind: type | None) -> None:
+    name = key.removeprefix("tune.space.")
+    known = kind is not None and name not in ("train.seed", "train.threads", "train.device", "model.name")
+    _require(known, key, name, "a parameter of train or model that changes what is learned")
+    if item.choices is not None:
+        _require(item.low is None and item.high is None, key, item, "choices, or low and high, not both")
+        kinds = (int, float) if kind is float else (kind,)
+        right = len(item.choices) >= 2 and all(type(value) in kinds for value in item.choices)
+        _require(right, f"{key}.choices", item.choices, f"at least two values of the kind of {name}")
+        return
+    _require(kind in (int, float), key, name, "choices: the parameter is no number")
+    if item.low is None or item.high is None or item.low >= item.high:
+        _require(False, f"{key}.low, high", (item.low, item.high), "two numbers, ascending")
+    elif kind is int:
+        whole = all(value is None or value == int(value) for value in (item.low, item.high, item.step))
+        _require(whole, key, (item.low, item.high, item.step), "whole numbers")
+    _require(not item.log or (item.low or 0) > 0, f"{key}.low", item.low, "positive on a log scale")
+    _require(item.step is None or not item.log, f"{key}.step", item.step, "none on a log scale")
+    _require(item.step is None or item.step > 0, f"{key}.step", item.step, "positive")
+
+
+@dataclass
+class TuneConfig:
+    """The search of tune_fusion.py; no part of the pipeline's own results."""
+
+    seed: int
+    folds: int
+    score_share: float
+    train_sessions: int | None
+    embargo_sessions: int
+    pruner: str
+    grid_levels: int
+    space: SpaceConfig
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 1 << 63, "tune.seed", self.seed, "in [0, 2^63)")
+        _require(self.folds >= 1, "tune.folds", self.folds, "at least 1")
+        _require(0 < self.score_share < 1, "tune.score_share", self.score_share, "in (0, 1)")
+        sessions = self.train_sessions
+        _require(sessions is None or sessions >= 2, "tune.train_sessions", sessions, "at least 2, or null")
+        _require(self.embargo_sessions >= 0, "tune.embargo_sessions", self.embargo_sessions, "at least 0")
+        _require(self.pruner in ("median", "asha", "none"), "tune.pruner", self.pruner, "median, asha or none")
+        _require(self.grid_levels >= 2, "tune.grid_levels", self.grid_levels, "at least 2")
+
+
+@dataclass
 class Config:
     """Everything that a stage may read; see the comments in conf/ for units and meaning."""
 
@@ -392,6 +465,7 @@ class Config:
     predict: PredictConfig
     evaluate: EvaluateConfig
     parity: ParityConfig
+    tune: TuneConfig
 
     def __post_init__(self) -> None:
         pattern = re.fullmatch(r"1d|[1-9]\d*m", self.interval)
@@ -443,6 +517,10 @@ def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
         if "=" not in override:
             raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
         key, value = override.split("=", 1)
+        if key.startswith(_OPEN):
+            value = OmegaConf.from_dotlist([f"value={value}"]).value
+            OmegaConf.update(plain, key, value, merge=False, force_add=True)
+            continue
         if OmegaConf.select(plain, key, throw_on_missing=False) is None and not _has(plain, key):
             raise InputError(f"unknown parameter {key!r}", rule=f"a key of {params}", remedy=_nearest(key, plain))
         if (CONF / key).is_dir():
@@ -503,12 +581,15 @@ def _kind(key: str) -> str:
     """What the classes above allow for a dotted key, in words."""
     kinds: tuple[Any, ...] = (Config,)
     for part in key.split("."):
-        hints = get_type_hints(next((kind for kind in kinds if is_dataclass(kind)), object))
-        kinds = (hints[part],) if part in hints else ()
-        if kinds and get_origin(kinds[0]) is not list:
+        if kinds and get_origin(kinds[0]) is dict:
+            kinds = get_args(kinds[0])[1:]
+        else:
+            hints = get_type_hints(next((kind for kind in kinds if is_dataclass(kind)), object))
+            kinds = (hints[part],) if part in hints else ()
+        if kinds and get_origin(kinds[0]) not in (list, dict):
             kinds = get_args(kinds[0]) or kinds
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    words |= {list[str]: "a list, as [TSLA,AAPL]"}
+    words |= {list[str]: "a list, as [TSLA,AAPL]", list[Any]: "a list, as [16,32]"}
     return " or ".join(words.get(kind, f"a block of {key}.* parameters") for kind in kinds)
 
 

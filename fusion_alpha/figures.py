@@ -1,4 +1,4 @@
-"""The figures of an evaluation, in one style: SVG whose bytes depend on the numbers alone.
+"""The figures of an evaluation and of a search, in one style: SVG, or PNG, whose bytes depend on the numbers alone.
 
 Colours are those of Okabe and Ito, which readers with colour-blindness tell apart; line styles and markers repeat the
 distinction for print. Simulated data carries its watermark in every figure. matplotlib writes a font cache when it is
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 INK, FAINT = "#222222", "#777777"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 _LINES = [(SKY, "--"), (ORANGE, "-."), (GREEN, ":"), (PURPLE, "--"), (VERMILION, "-."), (FAINT, ":")]
+_FORMATS: dict[str, Any] = {
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "png": {"metadata": {"Software": None}, "dpi": 144},
+}
 _STYLE: Any = {
     "svg.hashsalt": "fusion-alpha",  # identifiers from content, not from a random salt
     "svg.fonttype": "path",
@@ -171,14 +175,88 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
+def search_history(trials: pd.DataFrame, simulated: bool, kind: str = "svg") -> bytes:
+    """Loss of each trial in the order of their numbers, and the best so far.
+
+    trials: columns trial, state (complete, pruned or refused), loss and present; pruned ones have fewer blocks in loss.
+    """
+    with _drawing(7.2, 3.4, simulated, kind) as (figure, render):
+        axes: Any = figure.subplots()
+        whole = trials[trials["state"] == "complete"]
+        pruned = trials[trials["state"] == "pruned"]
+        axes.plot(pruned["trial"], pruned["loss"], "x", color=FAINT, markersize=5, label="pruned, first blocks only")
+        axes.plot(whole["trial"], whole["loss"], "o", color=BLUE, markersize=4, label="all blocks")
+        best = whole["loss"].cummin()
+        axes.step(whole["trial"], best, where="post", color=INK, linewidth=1.2, label="best so far")
+        _mark_present(axes, whole, "trial")
+        axes.set(title="Trials of the search", xlabel="trial", ylabel="mean loss (nats)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize=8)
+        return render()
+
+
+def search_slices(
+    trials: pd.DataFrame, settings: Sequence[str], log_scaled: Sequence[str], simulated: bool, kind: str = "svg"
+) -> bytes:
+    """Loss against each setting, over trials on all blocks; the best one and the present settings stand out.
+
+    trials: as for `search_history`, with a column for each of the settings.
+    """
+    whole = trials[trials["state"] == "complete"].sort_values(["loss", "trial"])
+    columns = min(3, len(settings))
+    rows = -(-len(settings) // columns)
+    with _drawing(2.5 * columns, 2.2 * rows + 0.3, simulated, kind) as (figure, render):
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for axes, name in zip(panels, settings, strict=False):
+            number = pd.api.types.is_numeric_dtype(whole[name]) and not pd.api.types.is_bool_dtype(whole[name])
+            x = whole[name] if number else whole[name].astype(str)
+            axes.plot(x, whole["loss"], "o", color=BLUE, markersize=4, alpha=0.8)
+            _mark_present(axes, whole.assign(**{name: x}), name)
+            axes.plot(x[:1], whole["loss"][:1], "*", color=VERMILION, markersize=11, label="best", zorder=4)
+            if name in log_scaled:
+                _few_log_ticks(axes, whole[name])
+            axes.set_xlabel(name)
+        for axes in panels[len(settings) :]:
+            axes.set_visible(False)
+        figure.supylabel("mean loss (nats)", fontsize=9)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=8)
+        return render()
+
+
+def search_importance(shares: dict[str, float], simulated: bool, kind: str = "svg") -> bytes:
+    """Share of each setting in what separates the best trials, the largest on top."""
+    ordered = sorted(shares.items(), key=lambda item: (item[1], item[0]))
+    with _drawing(5.4, 0.32 * len(ordered) + 1.0, simulated, kind) as (figure, render):
+        axes = figure.subplots()
+        axes.barh([name for name, _ in ordered], [share for _, share in ordered], color=BLUE, height=0.65)
+        axes.set(title="What separates the best trials (PED-ANOVA)", xlabel="share")
+        axes.grid(axis="y", visible=False)
+        return render()
+
+
+def _few_log_ticks(axes: Any, values: pd.Series) -> None:
+    axes.set_xscale("log")
+    ticks = sorted({float(f"{tick:.1g}") for tick in np.geomspace(values.min(), values.max(), 3)})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def _mark_present(axes: Any, whole: pd.DataFrame, x: str) -> None:
+    own = whole[whole["present"]]
+    axes.plot(own[x], own["loss"], "D", color=ORANGE, markersize=6, label="settings of conf/", zorder=3)
+
+
 def save(path: Path, svg: bytes) -> Path:
     write_bytes(path, svg)
     return path
 
 
 @contextmanager
-def _drawing(width: float, height: float, simulated: bool) -> "Iterator[tuple[Figure, Callable[[], bytes]]]":
-    """A figure in this module's style, whatever the user's own, and the function that makes it an SVG."""
+def _drawing(
+    width: float, height: float, simulated: bool, kind: str = "svg"
+) -> "Iterator[tuple[Figure, Callable[[], bytes]]]":
+    """A figure in this module's style, whatever the user's own, and the function that makes it an SVG or a PNG."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -194,7 +272,7 @@ def _drawing(width: float, height: float, simulated: bool) -> "Iterator[tuple[Fi
             }
             figure.text(0.5, 0.5, "SIMULATED", **mark)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format=kind, **_FORMATS[kind])
         return buffer.getvalue()
 
     with matplotlib.rc_context():

@@ -1,5 +1,7 @@
 """The record of every training and every test in MLflow: one experiment per data source, one run per training.
 
+A search for settings is a run of its own with one child per trial: trials count among what was tried on the data.
+
 The database is mlflow.db at `stage.root()`, the artifacts stand beside it; DVC knows neither, because both hold
 times and identifiers of runs. Nothing here leaves the machine, and no model is logged: the checkpoint is DVC's.
 
@@ -14,7 +16,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +29,14 @@ from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 
 INPUTS = (Path("data/processed"), Path("data/features"))  # layers that a training reads
 _BATCH = 1000  # MLflow's limit of metrics a call
+_MAX_RUNS = 50_000  # MLflow's limit of runs a search
 _LOCK_S = 120.0
 
 
@@ -72,6 +76,90 @@ class TrainingRun:
         _log(self._client, self.id, metrics, tags, artifacts)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial of a search: its whole configuration and what it scored."""
+
+    number: int
+    cfg: Config
+    metrics: Mapping[str, Any]
+    folds: pd.DataFrame  # one row a fold, in order; its columns become metrics with the fold as step
+    tags: Mapping[str, str]
+    start_ms: int
+    end_ms: int
+
+
+class SearchRun:
+    """The run of a search that is open; `search_run` makes it and closes it."""
+
+    def __init__(self, client: "MlflowClient", experiment: str, run_id: str, cfg: Config) -> None:
+        self.id = run_id
+        self._client = client
+        self._experiment = experiment
+        self._tags = _tags(cfg)
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Record trials that are not there yet as children; safe to repeat, whatever interrupted it before."""
+        from mlflow.entities import Metric
+
+        with _lock():
+            known = {run.data.tags["trial"]: run.info for run in self._children()}
+            for trial in trials:
+                found = known.get(str(trial.number))
+                if found is not None and found.status == "FINISHED":
+                    continue
+                tags = self._tags | {"mlflow.parentRunId": self.id, "trial": str(trial.number)} | dict(trial.tags)
+                tags |= {"config": _hash(trial.cfg), "model": trial.cfg.model.name}
+                run_id = found.run_id if found else self._create(f"trial-{trial.number}", trial.start_ms, tags)
+                _log_params(self._client, run_id, trial.cfg)
+                points = [
+                    Metric(f"fold/{name}", float(value), trial.end_ms, step)
+                    for name in trial.folds.columns
+                    for step, value in enumerate(trial.folds[name], start=1)
+                ]
+                self._client.log_batch(run_id, metrics=points)
+                _log(self._client, run_id, trial.metrics, {}, ())
+                self._client.set_terminated(run_id, "FINISHED", end_time=trial.end_ms)
+
+    def finish(self, metrics: Mapping[str, Any], artifacts: Sequence[Path]) -> None:
+        _log(self._client, self.id, metrics, {}, artifacts)
+
+    def _create(self, name: str, start_ms: int, tags: dict[str, str]) -> str:
+        return str(self._client.create_run(self._experiment, start_time=start_ms, run_name=name, tags=tags).info.run_id)
+
+    def _children(self) -> "list[Run]":
+        return list(
+            self._client.search_runs(
+                [self._experiment], f"tags.`mlflow.parentRunId` = '{self.id}'", max_results=_MAX_RUNS
+            )
+        )
+
+
+@contextmanager
+def search_run(cfg: Config, name: str, known: str | None) -> Iterator[SearchRun]:
+    """Open the run of a search: the `known` one where it exists, else a new one. KILLED when the body raises."""
+    from mlflow.exceptions import MlflowException
+
+    client, experiment = _open(cfg)
+    _close_orphans(client, experiment)
+    try:
+        run_id = client.get_run(known).info.run_id if known else None
+    except MlflowException:  # another database than when the search began
+        run_id = None
+    if run_id is None:
+        tags = _tags(cfg) | {"search": name}
+        run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        _log_params(client, run_id, cfg)
+    client.set_tag(run_id, "process", process_name())
+    client.update_run(run_id, status="RUNNING")
+    try:
+        yield SearchRun(client, experiment, str(run_id), cfg)
+    except BaseException:
+        client.set_terminated(run_id, "KILLED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
 @contextmanager
 def training_run(cfg: Config, experiment_name: str | None = None) -> Iterator[TrainingRun]:
     """Open a run for one training: parameters and tags at once, FAILED when the body raises or is interrupted.
@@ -81,7 +169,7 @@ def training_run(cfg: Config, experiment_name: str | None = None) -> Iterator[Tr
     """
     client, experiment = _open(cfg, experiment_name)
     _close_orphans(client, experiment)
-    tags = _tags(cfg) | {"process": _process()}
+    tags = _tags(cfg) | {"process": process_name()}
     run = client.create_run(experiment, run_name=_experiment_name() or cfg.model.name, tags=tags)
     run_id = run.info.run_id
     _log_params(client, run_id, cfg)
@@ -106,7 +194,7 @@ def record_evaluation(cfg: Config, model_id: str, metrics: Mapping[str, Any], ar
     trained = client.search_runs([experiment], f"tags.model_id = '{model_id}'", order_by=["attributes.start_time DESC"])
     tags = _tags(cfg)
     same = [run for run in trained if all(run.data.tags.get(key) == tags[key] for key in ("config", "dvc.exp_name"))]
-    named = {f"test/{name}": value for name, value in _leaves(metrics)}
+    named = {f"test/{name}": value for name, value in leaves(metrics)}
     if same:
         _log(client, same[0].info.run_id, named, {}, artifacts)
         return str(same[0].info.run_id)
@@ -189,7 +277,7 @@ def _log(
     now = _now_ms()
     finite = {
         name: float(value)
-        for name, value in _leaves(metrics)
+        for name, value in leaves(metrics)
         if isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value)
     }
     points = [Metric(name, value, now, 0) for name, value in finite.items() if known.get(name) != value]
@@ -204,16 +292,22 @@ def _log(
 
 
 def flatten(cfg: Config) -> dict[str, str]:
-    """Configuration -> {dotted key: value as text}, absent blocks left out."""
+    """Configuration -> {dotted key: value as text}, without absent blocks and without what only a search reads."""
 
     absent = {f"data.{block}" for block in ("lab", "stocknet", "csv", "yahoo") if getattr(cfg.data, block) is None}
-    return {key: str(value) for key, value in _leaves(asdict(cfg)) if key not in absent}
+    kept = {name: part for name, part in asdict(cfg).items() if name != "tune"}
+    return {key: str(value) for key, value in leaves(kept) if key not in absent}
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _hash(cfg: Config) -> str:
+    return hashlib.sha256(repr(sorted(flatten(cfg).items())).encode()).hexdigest()[:16]
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all that nested mappings hold."""
     for name, child in node.items():
         if isinstance(child, Mapping):
-            yield from _leaves(child, f"{prefix}{name}.")
+            yield from leaves(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 
@@ -224,7 +318,7 @@ def _tags(cfg: Config) -> dict[str, str]:
         "dvc.exp_name": _experiment_name() or "workspace",
         "git.commit": commit,
         "git.dirty": dirty,
-        "config": hashlib.sha256(repr(sorted(flatten(cfg).items())).encode()).hexdigest()[:16],
+        "config": _hash(cfg),
         "model": cfg.model.name,
         "hypothesis": cfg.hypothesis,
         "verdict": "open",
@@ -255,15 +349,21 @@ def _experiment_name() -> str | None:
     return os.environ.get("DVC_EXP_NAME") or None
 
 
-def _process() -> str:
+def process_name() -> str:
+    """This process, for those who must know later whether it still lives."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_gone(process: str) -> bool:
+    """True for the name of a process of this machine that has ended; one of another machine may live."""
+    host, _, pid = process.rpartition(":")
+    return host == socket.gethostname() and not _alive(int(pid))
 
 
 def _close_orphans(client: "MlflowClient", experiment: str) -> None:
     """Mark the RUNNING runs of this machine whose process is gone: a killed process cannot say so itself."""
     for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-        host, _, pid = run.data.tags.get("process", "").rpartition(":")
-        if host == socket.gethostname() and not _alive(int(pid)):
+        if is_gone(run.data.tags.get("process", "")):
             log.warning("run %s: its process is gone; marked FAILED", run.info.run_name)
             client.set_terminated(run.info.run_id, "FAILED")
 

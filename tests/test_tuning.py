@@ -1,0 +1,685 @@
+"""The search: what it may see, which settings come next, what deaths and interruptions leave, and what it writes."""
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+import yaml
+from fusion_market import configuration, market
+from optuna.trial import TrialState
+
+import tune_fusion
+from fusion_alpha import config, samples, stage, tracking, training
+from fusion_alpha.config import RangeConfig, SpaceConfig
+from fusion_alpha.errors import InputError
+from fusion_alpha.tuning import command, objective, report, space, study, workers
+from fusion_alpha.tuning.study import COUNTED, SAMPLERS
+
+CPU = torch.device("cpu")
+BLOCKS = 3
+FORK = multiprocessing.get_context("fork")  # a test's children know the fake score
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _deterministic():
+    threads = torch.get_num_threads()
+    training.set_up(configuration().train)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return market()
+
+
+@pytest.fixture
+def whole_space():
+    small = configuration()
+    small.train = replace(small.train, epochs=1)
+    small.tune = replace(small.tune, folds=BLOCKS)
+    return small
+
+
+@pytest.fixture
+def cfg(whole_space):
+    """With a small space: each parameter of a trial is a transaction."""
+    train = {"lr": RangeConfig(0.0003, 0.01, log=True), "batch_size": RangeConfig(choices=[64, 128])}
+    space = SpaceConfig(train, {"dropout": RangeConfig(0.1, 0.7), "sessions": RangeConfig(4, 12)})
+    return replace(whole_space, tune=replace(whole_space.tune, space=space))
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory):
+    """Creating one takes a second, so the tests copy it."""
+    path = tmp_path_factory.mktemp("empty") / "tuning.db"
+    optuna.storages.RDBStorage(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch, empty_database):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "tuning.db").write_bytes(empty_database.read_bytes())
+    return tmp_path
+
+
+class Fake:
+    """In place of training: a smooth score with its best at lr 0.003 and dropout 0.3."""
+
+    def __init__(self, epoch_s: float = 0.0) -> None:
+        self.epoch_s = epoch_s
+        self.blocks = [None] * BLOCKS  # stands for Development too
+
+    def __call__(self, development, base, cfg, device, on_block, on_epoch) -> float:
+        loss = 1.4 + 0.1 * math.log10(cfg.train.lr / 0.003) ** 2 + (cfg.model.dropout - 0.3) ** 2
+        results = []
+        for number in range(BLOCKS):
+            time.sleep(self.epoch_s)
+            on_epoch()
+            one = loss + 0.01 * number
+            results.append({"loss": one, "bce": one / 2, "nll": one, "accuracy": 0.5, "ic": 0.1, "epochs": 1})
+            on_block(results)
+        return objective.mean_loss(results)
+
+
+@pytest.fixture
+def fake(monkeypatch, root):
+    """A search whose training takes no time."""
+    made = Fake()
+    monkeypatch.setattr(study, "score", made)
+    return made
+
+
+def never() -> bool:
+    return False
+
+
+def stop_at(asked: int):
+    """What answers yes from the time that it is asked the n-th time: after so many epochs, or between trials."""
+    count = itertools.count(1)
+    return lambda: next(count) >= asked
+
+
+def search(cfg, fake, sampler="tpe", trials=6, name="one", should_stop=never) -> optuna.Study:
+    opened = study.open_study(name, sampler, cfg)
+    study.run_trials(opened, fake, cfg, CPU, trials, should_stop)
+    return opened
+
+
+def counted(opened: optuna.Study) -> list[tuple]:
+    """(settings, state, value) of the trials that count, in order."""
+    trials = opened.get_trials(states=COUNTED)
+    return [(json.dumps(trial.user_attrs["settings"]), trial.state.name, trial.value) for trial in trials]
+
+
+# what a trial may see
+
+
+def test_blocks_learn_from_the_past_and_no_label_reaches_into_the_next_part(frames, cfg):
+    for train_sessions in (None, 40):
+        tune = replace(cfg.tune, train_sessions=train_sessions, embargo_sessions=2)
+        panel = frames["panel"]
+        found = objective.blocks(panel, tune)
+        assert len(found) == BLOCKS
+        dates = np.unique(panel["decided_utc"][panel["split"].isin(objective.ROLES)].dt.floor("D"))
+        scored = [panel["decided_utc"].iloc[block.score].dt.floor("D").unique() for block in found]
+        assert [len(days) for days in scored] == [int(tune.score_share * len(dates)) // BLOCKS] * BLOCKS
+        assert (np.concatenate(scored) == dates[-len(np.concatenate(scored)) :]).all()
+        for block in found:
+            for earlier, later in ((block.train, block.stop), (block.stop, block.score)):
+                known, begins = panel["label_end_utc"].iloc[earlier].max(), panel["decided_utc"].iloc[later].min()
+                assert known < begins
+                between = panel["decided_utc"][panel["decided_utc"].between(known, begins, inclusive="left")]
+                assert between.dt.floor("D").nunique() >= 2, "the embargo"
+        lengths = [panel["decided_utc"].iloc[block.train].dt.floor("D").nunique() for block in found]
+        assert (len(set(lengths)) == 1) == (train_sessions is not None), "rolling keeps its length, expanding grows"
+
+
+def test_rows_of_test_are_not_in_memory_and_change_nothing(frames, cfg):
+    poisoned = {name: table.copy() for name, table in frames.items()}
+    is_test = (frames["panel"]["split"] == "test").to_numpy()
+    poisoned["panel"].loc[is_test, "target_ret"] = 9.0
+    poisoned["panel"].loc[is_test, "target_label"] = True
+    poisoned["technical"].loc[is_test, "ret_5"] = 1e3
+    poisoned["contradiction"].loc[is_test, "cs"] = 5.0
+    keys = frames["panel"].loc[is_test, ["ticker", "bar_close_utc"]].assign(of_test=True)
+    of_test = poisoned["news_bars"].merge(keys, how="left")["of_test"].notna().to_numpy()
+    assert of_test.any()
+    poisoned["news_bars"].loc[of_test, "is_repost"] = True
+    plain, other = (objective.Development.of(tables, cfg) for tables in (frames, poisoned))
+    end = frames["panel"]["label_end_utc"][frames["panel"]["split"] == "dev"].max()
+    assert set(plain.frames["panel"]["split"]) == {"train", "dev"}
+    assert plain.frames["panel"]["label_end_utc"].max() == end
+    assert plain.frames["news_bars"]["published_utc"].max() < end
+    for name in samples.INPUTS:
+        pd.testing.assert_frame_equal(plain.frames[name], other.frames[name])
+    scored = [
+        objective.score(seen, cfg, cfg, CPU, on_block=lambda results: None, on_epoch=lambda: None)
+        for seen in (plain, other)
+    ]
+    assert scored[0] == scored[1]
+
+
+def test_no_row_to_score_on_is_refused_with_the_block(frames, cfg):
+    panel = frames["panel"].copy()
+    last = panel["split"].eq("dev")
+    panel.loc[last, ["target_ret", "target_label"]] = pd.NA
+    with pytest.raises(InputError, match="block 2 has no usable row with a label to score on"):
+        objective.Development.of(frames | {"panel": panel}, cfg)
+    with pytest.raises(InputError, match="less than one session"):
+        objective.Development.of(frames, replace(cfg, tune=replace(cfg.tune, score_share=0.02)))
+    with pytest.raises(InputError, match="role train or dev"):
+        objective.Development.of(frames | {"panel": panel.assign(split="test")}, cfg)
+
+
+def test_every_trial_is_scored_with_the_same_weight_of_the_loss(frames, cfg):
+    seen = objective.Development.of(frames, cfg)
+    results = []
+    for beta in (0.2, 2.0):
+        own = space.apply(cfg, {"train.beta": beta})
+        objective.score(seen, cfg, own, CPU, on_block=results.append, on_epoch=lambda: None)
+    for block in results[-1] + results[0]:
+        assert block["loss"] == pytest.approx(block["bce"] + cfg.train.beta * block["nll"])
+    assert results[0] != results[-1]
+
+
+# the space
+
+
+def test_points_are_within_their_ranges_and_fit_the_configuration(whole_space):
+    cfg = whole_space
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(50):
+        point = space.settings(space.suggest(drawn.ask(), cfg))
+        for key, item in space.ranges(cfg).items():
+            ends = item.choices or (item.low, item.high)
+            assert min(ends) <= point[key] <= max(ends)
+            assert item.choices is None or point[key] in item.choices
+            assert not isinstance(point[key], float) or point[key] == float(f"{point[key]:.3g}")
+        assert point["model.width"] % 16 == 0
+        own = space.apply(cfg, point)
+        assert (own.train.lr, own.model.sessions) == (point["train.lr"], point["model.sessions"])
+        assert own.train.seed == cfg.train.seed
+
+
+def test_present_settings_are_a_point_only_where_the_space_holds_them(cfg):
+    assert space.present(cfg)["train.lr"] == 0.002
+    cfg.tune.space.model["width"] = RangeConfig(16, 64, step=16)
+    assert space.present(cfg)["model.width"] == 16
+    for group, name, value in (("train", "lr", 0.5), ("train", "batch_size", 100), ("model", "width", 24)):
+        outside = replace(cfg, **{group: replace(getattr(cfg, group), **{name: value})})
+        assert space.present(outside) is None
+
+
+def test_grid_has_choices_and_levels(cfg):
+    cfg.tune.space.train = {"lr": RangeConfig(0.001, 0.01, log=True), "batch_size": RangeConfig(choices=[64, 128])}
+    cfg.tune.space.model = {"width": RangeConfig(16, 60, step=16), "sessions": RangeConfig(4, 5)}
+    points = space.grid(cfg)
+    levels = {key: sorted({point[key] for point in points}) for key in points[0]}
+    assert levels == {
+        "train.lr": [0.001, 0.00316, 0.01],
+        "train.batch_size": [64, 128],
+        "model.width": [16, 32, 48],
+        "model.sessions": [4, 5],
+    }
+    assert len(points) == 3 * 2 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tune.space.train.lr.low=x", r"tune\.space\.train\.lr\.low = 'x'.*a number or null"),
+        ("tune.space.train.lr.lwo=1", r"unknown parameter.*did you mean tune\.space\.train\.lr\.low"),
+        ("tune.space.train.lr={lwo: 1}", r"unknown parameter 'tune\.space\.train\.lr\.lwo'"),
+        ("tune.space.train.lrr={low: 1}", r"tune\.space\.train\.lrr.*changes what is learned"),
+        ("tune.space.train.lr.low=1", "ascending"),
+        ("tune.space.train.lr.low=0", "positive on a log scale"),
+        ("tune.space.train.lr.step=0.1", "none on a log scale"),
+        ("tune.space.model.heads.choices=[2]", "at least two"),
+        ("tune.space.model.heads.choices=[2,a]", "of the kind of model.heads"),
+        ("tune.space.model.heads.low=2", "not both"),
+        ("tune.space.model.width.low=16.5", "whole numbers"),
+        ("tune.pruner=best", "median, asha or none"),
+        ("tune.score_share=1", r"in \(0, 1\)"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(override, message):
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        config.load([override])
+
+
+def test_a_space_is_changed_by_overrides():
+    gate = "tune.space.model.severity_gate={choices: [true, false]}"
+    asked = ["tune.space.train.beta=null", "tune.space.train.lr={choices: [0.1, 0.01]}", gate]
+    train, model = (getattr(config.load(asked).tune.space, group) for group in ("train", "model"))
+    assert sorted(train) == ["batch_size", "lr", "weight_decay"]
+    assert train["lr"] == RangeConfig(choices=[0.1, 0.01])
+    assert model["severity_gate"] == RangeConfig(choices=[True, False])
+    assert model["dropout"] == RangeConfig(0.1, 0.7)
+
+
+def test_a_range_of_what_does_not_exist_or_may_not_move_is_refused(cfg, root):
+    for group, name in (("train", "seed"), ("model", "name"), ("model", "depth")):
+        with pytest.raises(InputError, match=rf"(?s)tune\.space\.{group}\.{name}.*changes what is learned"):
+            replace(cfg.tune.space, **{group: {name: RangeConfig(1, 2)}})
+    cfg.tune.space.model = {"dropout": RangeConfig(0.5, 1.0)}
+    with pytest.raises(InputError, match=r"model\.dropout = 1\.0"):
+        study.open_study("one", "tpe", cfg)
+    cfg.tune.space.model = cfg.tune.space.train = {}
+    with pytest.raises(InputError, match=r"tune\.space is empty"):
+        study.open_study("one", "tpe", cfg)
+
+
+# which settings come next
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_trains_and_scores(frames, whole_space, root, sampler):
+    cfg = whole_space
+    seen = objective.Development.of(frames, cfg)
+    trials = search(cfg, seen, sampler, trials=3).get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert trials[0].user_attrs["settings"] == space.present(cfg)
+    assert len({json.dumps(trial.user_attrs["settings"]) for trial in trials}) == 3
+    for trial in trials:
+        assert len(trial.user_attrs["blocks"]) == BLOCKS
+        assert trial.value == pytest.approx(np.mean([block["loss"] for block in trial.user_attrs["blocks"]]))
+        assert 1.0 < trial.value < 2.0
+        assert (trial.user_attrs["settings"] in space.grid(cfg)) == (sampler == "grid" and trial.number > 0)
+
+
+ENOUGH = {"tpe": 12, "random": 5, "cmaes": 8, "grid": 5}  # trials to come past what a sampler draws at random first
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_worker_finds_the_same_trials_again_and_another_seed_does_not(cfg, fake, sampler):
+    n = ENOUGH[sampler]
+    first, again = (counted(search(cfg, fake, sampler, n, name)) for name in ("first", "again"))
+    assert first == again
+    assert len({settings for settings, *_ in first}) == n
+    cfg.tune = replace(cfg.tune, seed=3)
+    assert counted(search(cfg, fake, sampler, 3, "other"))[1:] != first[1:3]
+
+
+def test_tpe_ends_nearer_to_the_best_than_it_began(cfg, fake):
+    cfg.tune = replace(cfg.tune, pruner="none")
+    values = [value for _, _, value in counted(search(cfg, fake, "tpe", 24))]
+    assert np.mean(values[-6:]) < np.mean(values[:10]) - 0.01
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_interrupted_search_goes_on_to_the_same_trials(cfg, fake, sampler):
+    n = ENOUGH[sampler]
+    whole = counted(search(cfg, fake, sampler, n, "whole"))
+    for asked in (6, 3, 1, 4):
+        parts = search(cfg, fake, sampler, n, "parts", should_stop=stop_at(asked))
+        assert len(counted(parts)) < n
+    found = counted(search(cfg, fake, sampler, n, "parts"))
+    check_nothing_is_lost_or_doubled(parts, n)
+    assert parts.get_trials(states=(TrialState.FAIL,))
+    if sampler != "cmaes":
+        assert found == whole
+
+
+def check_nothing_is_lost_or_doubled(opened: optuna.Study, asked: int) -> None:
+    found = counted(opened)
+    assert len(found) == len({settings for settings, *_ in found}) == asked
+    trials = opened.get_trials()
+    assert {trial.state for trial in trials} <= {*COUNTED, TrialState.FAIL}
+    repeated = sorted(trial.user_attrs["repeats"] for trial in trials if "repeats" in trial.user_attrs)
+    assert repeated == [trial.number for trial in trials if trial.state == TrialState.FAIL]
+    for trial in trials:
+        if "repeats" in trial.user_attrs:
+            former = trials[trial.user_attrs["repeats"]].user_attrs
+            assert "settings" not in former or former["settings"] == trial.user_attrs["settings"]
+
+
+def test_more_trials_go_on_and_fewer_do_nothing(cfg, fake):
+    short = counted(search(cfg, fake, trials=5))
+    assert counted(search(cfg, fake, trials=5)) == short
+    assert counted(search(cfg, fake, trials=2)) == short
+    assert counted(search(cfg, fake, trials=9))[:5] == short
+    assert len(counted(search(cfg, fake, trials=9))) == 9
+
+
+def test_a_grid_ends_with_its_points(cfg, fake):
+    cfg.tune.space.train = {"lr": RangeConfig(0.001, 0.004)}
+    cfg.tune.space.model = {"width": RangeConfig(choices=[16, 32])}
+    cfg.tune = replace(cfg.tune, pruner="none")
+    asked = workers.Search("one", "grid", 50, 1, None, cfg)
+    assert asked.target() == 7, "3 x 2 points and the present settings"
+    check_nothing_is_lost_or_doubled(search(cfg, fake, "grid", 50), 7)
+
+
+# pruning and refusal
+
+
+@pytest.mark.parametrize(("pruner", "prunes"), [("median", True), ("asha", True), ("none", False)])
+def test_pruners(cfg, fake, pruner, prunes):
+    cfg.tune = replace(cfg.tune, pruner=pruner)
+    opened = search(cfg, fake, "random", 16)
+    pruned = opened.get_trials(states=(TrialState.PRUNED,))
+    assert bool(pruned) == prunes
+    assert len(counted(opened)) == 16, "a pruned trial counts"
+    first = {trial.number: trial.user_attrs["blocks"][0]["loss"] for trial in opened.get_trials()}
+    for trial in pruned:
+        assert 1 <= len(trial.user_attrs["blocks"]) < BLOCKS
+        assert first[trial.number] > min(first.values())
+
+
+def test_settings_that_exclude_each_other_and_trainings_that_diverge_are_refused_and_count(cfg, fake, monkeypatch):
+    cfg.tune.space.model = {"width": RangeConfig(16, 20), "heads": RangeConfig(choices=[2, 3])}
+    cfg.tune = replace(cfg.tune, pruner="none")
+
+    def diverges(*arguments) -> float:
+        raise InputError("the training loss is not finite in epoch 3", rule="training converges")
+
+    opened = search(cfg, fake, "random", 12)
+    refused = [trial for trial in opened.get_trials() if "refused" in trial.user_attrs]
+    assert refused
+    assert all("model.width" in trial.user_attrs["refused"] for trial in refused)
+    monkeypatch.setattr(study, "score", diverges)
+    opened = search(cfg, fake, "random", 16)
+    assert len(counted(opened)) == 16
+    assert "the training loss is not finite in epoch 3" in {
+        trial.user_attrs.get("refused") for trial in opened.get_trials()
+    }
+    states = report.table(opened.get_trials())["state"]
+    assert (states[12:] == "refused").all()
+
+
+def test_an_error_of_the_programme_stops_the_search(cfg, fake, monkeypatch):
+    def broken(*arguments) -> float:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(study, "score", broken)
+    with pytest.raises(ZeroDivisionError):
+        search(cfg, fake)
+    with study.lock().acquire(timeout=1):
+        pass
+
+
+# deaths
+
+
+def begin(cfg, fake, trials: int, name: str, sampler: str = "tpe") -> multiprocessing.Process:
+    process = FORK.Process(target=search, args=(cfg, fake, sampler, trials, name))
+    process.start()
+    return process
+
+
+def wait_for(opened: optuna.Study, ready) -> None:
+    deadline = time.monotonic() + 30
+    while not ready(opened.get_trials(deepcopy=False)):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def n_finished(trials) -> int:
+    return sum(trial.state in COUNTED for trial in trials)
+
+
+@pytest.mark.parametrize("sampler", ["random", "cmaes"])
+def test_killed_workers_lose_no_trial_and_double_none(cfg, fake, monkeypatch, sampler):
+    whole = counted(search(cfg, fake, sampler, 7, "whole"))
+    slow = Fake(epoch_s=0.02)
+    monkeypatch.setattr(study, "score", slow)
+    opened = study.open_study("parts", sampler, cfg)
+    for enough in (1, 3, 4):
+        process = begin(cfg, slow, 7, "parts", sampler)
+        wait_for(opened, lambda trials, n=enough: n_finished(trials) >= n)
+        time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    monkeypatch.setattr(study, "score", fake)
+    search(cfg, fake, sampler, 7, "parts")
+    check_nothing_is_lost_or_doubled(opened, 7)
+    if sampler == "random":
+        assert counted(opened) == whole
+
+
+def test_several_workers_one_of_them_killed(cfg, fake, monkeypatch):
+    slow = Fake(epoch_s=0.02)
+    monkeypatch.setattr(study, "score", slow)
+    opened = study.open_study("one", "tpe", cfg)
+    team = [begin(cfg, slow, 10, "one") for _ in range(3)]
+    wait_for(opened, lambda trials: n_finished(trials) >= 3)
+    os.kill(team[0].pid, signal.SIGKILL)
+    for process in team:
+        process.join(30)
+    assert [process.exitcode for process in team] == [-signal.SIGKILL, 0, 0]
+    search(cfg, slow, trials=10)  # where the others had ended before the death was seen
+    check_nothing_is_lost_or_doubled(opened, 10)
+    processes = {trial.user_attrs["process"] for trial in opened.get_trials(states=COUNTED)}
+    assert len(processes) >= 2, "the work was shared"
+
+
+def test_a_trial_that_kills_twice_is_given_up_and_not_drawn_again(cfg, fake, monkeypatch):
+    def deadly(*arguments) -> float:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0.0
+
+    opened = search(cfg, fake, trials=3)
+    monkeypatch.setattr(study, "score", deadly)
+    for _ in range(2):
+        process = begin(cfg, fake, 6, "one")
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(study, "score", fake)
+    search(cfg, fake, trials=6)
+    failed = opened.get_trials(states=(TrialState.FAIL,))
+    assert len(failed) == 2
+    assert failed[0].user_attrs["settings"] == failed[1].user_attrs["settings"]
+    found = counted(opened)
+    assert len(found) == 6
+    assert json.dumps(failed[0].user_attrs["settings"]) not in {settings for settings, *_ in found}
+
+
+def test_a_death_on_another_machine_shows_in_the_heartbeat(cfg, fake):
+    opened = search(cfg, fake, trials=2)
+    lost = opened.ask()
+    lost.set_user_attr("process", "another-machine:1")
+    lost.set_user_attr("settings", space.settings(space.suggest(lost, cfg)))
+    search(cfg, fake, trials=3)
+    assert len(counted(opened)) == 2, "it may live: its trial is taken"
+    opened._storage.record_heartbeat(lost._trial_id)
+    with closing(sqlite3.connect(stage.root() / "tuning.db")) as database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-2 minutes')")
+        database.commit()
+    search(cfg, fake, trials=3)
+    assert opened.get_trials()[lost.number].state == TrialState.FAIL
+    assert len(counted(opened)) == 3
+    assert json.loads(counted(opened)[-1][0]) == lost.user_attrs["settings"]
+
+
+# one study, one question
+
+
+def test_a_study_goes_on_only_with_the_settings_and_data_that_it_was_begun_with(cfg, fake, monkeypatch, tmp_path):
+    search(cfg, fake, trials=1)
+    with pytest.raises(InputError, match=r"(?s)begun with train\.epochs = 1, now it is 9.*--study NAME"):
+        search(replace(cfg, train=replace(cfg.train, epochs=9)), fake)
+    with pytest.raises(InputError, match="begun with sampler = tpe, now it is random"):
+        search(cfg, fake, "random")
+    cfg.strategy = replace(cfg.strategy, max_gross=0.5)
+    assert len(counted(search(cfg, fake, trials=2))) == 2, "what no trial reads may change"
+    monkeypatch.chdir(tmp_path)
+    Path("data/features").mkdir(parents=True)
+    Path("data/features/text.parquet").write_text("other data")
+    with pytest.raises(InputError, match=r"begun with data/"):
+        search(cfg, fake)
+
+
+def test_a_damaged_database_is_refused(cfg, root):
+    (root / "tuning.db").write_bytes(b"not a database, though it is long enough to be one" * 40)
+    with pytest.raises(InputError, match=r"(?s)tuning\.db.*database of searches cannot be used"):
+        study.open_study("one", "tpe", cfg)
+
+
+# what is written
+
+
+@pytest.fixture
+def found(cfg, fake, frames, root, monkeypatch):
+    """A finished search, its result, and a folder to write to."""
+    cfg.tune = replace(cfg.tune, pruner="none")
+    opened = search(cfg, fake, trials=16)
+    seen = objective.Development.of(frames, cfg)
+    monkeypatch.chdir(root)
+    return opened, report.result(opened, cfg, seen.frames["panel"], seen.blocks)
+
+
+def test_result_names_the_best_and_compares_it_with_the_present_settings(cfg, found):
+    opened, result = found
+    values = {trial.number: trial.value for trial in opened.get_trials(states=(TrialState.COMPLETE,))}
+    assert result["best"]["loss"] == pytest.approx(min(values.values()))
+    assert values[result["best"]["trial"]] == min(values.values())
+    assert sum(result["trials"].values()) == 16
+    gain = result["present"]["loss"] - result["best"]["loss"]
+    assert (
+        result["present"]["gain"] == pytest.approx(gain) == pytest.approx(np.mean(result["present"]["gain_by_block"]))
+    )
+    assert sum(result["importance"].values()) == pytest.approx(1, abs=0.01)
+    assert set(result["importance"]) == {"train.lr", "train.batch_size", "model.dropout", "model.sessions"}
+    assert [block["score"]["rows"] for block in result["blocks"]] == [36, 36, 36]
+    assert result["simulated"] is True
+
+
+def test_files_are_the_same_for_the_same_trials(cfg, found, root):
+    opened, result = found
+    contents = []
+    for _ in range(2):
+        report.write(opened, cfg, result)
+        files = [report.METRICS, report.EXPERIMENT, *sorted(report.FOLDER.iterdir())]
+        contents.append({path: path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    names = {path.name for path in report.FOLDER.iterdir()}
+    assert names == {f"{n}.{kind}" for n in ("history", "slices", "importance") for kind in ("svg", "png")} | {
+        "trials.csv"
+    }
+    assert b"SIMULATED" not in contents[0][report.FOLDER / "trials.csv"]
+    trials = pd.read_csv(report.FOLDER / "trials.csv")
+    assert len(trials) == 16
+    assert trials["loss"].min() == pytest.approx(result["best"]["loss"])
+    text = report.METRICS.read_text() + report.EXPERIMENT.read_text()
+    assert not any(word in text for word in ("20" + time.strftime("%y-%m-%d"), str(root), tracking.process_name()))
+
+
+def test_the_experiment_composes_to_the_best_trial(found, cfg, root):
+    _, result = found
+    text = report.experiment(result)
+    repository = Path(config.__file__).parents[1]
+    (root / "conf").mkdir()
+    for path in (repository / "conf").rglob("*.yaml"):
+        copy = root / path.relative_to(repository)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (root / report.EXPERIMENT).write_text(text)
+    config.compose(root / "params.yaml", ["+experiment=tuned"])
+    composed = config.load(params=root / "params.yaml")
+    for key, value in result["best"]["settings"].items():
+        group, name = key.split(".")
+        assert getattr(getattr(composed, group), name) == value
+    plain = yaml.safe_load((repository / "params.yaml").read_text())
+    assert composed.data.source == plain["data"]["source"]
+    assert "study one" in composed.hypothesis
+
+
+def test_a_search_without_a_whole_trial_says_so(cfg, fake, frames, monkeypatch):
+    def diverges(*arguments) -> float:
+        raise InputError("not finite")
+
+    monkeypatch.setattr(study, "score", diverges)
+    with pytest.raises(InputError, match=r"(?s)no trial of study 'one' is whole.*more --trials"):
+        report.result(search(cfg, fake, trials=2), cfg, frames["panel"], [])
+
+
+def test_screen_says_each_trial_once(cfg, fake, caplog):
+    opened = search(cfg, fake, trials=1)
+    caplog.set_level("INFO", logger="fusion_alpha.tuning.report")
+    with report.Screen(target=4, n_blocks=BLOCKS) as screen:
+        screen.show(opened.get_trials())
+        search(cfg, fake, trials=3)
+        for _ in range(2):
+            screen.show(opened.get_trials())
+    said = [record.message for record in caplog.records]
+    assert [line.split(":")[0] for line in said] == ["trial 1", "trial 2"]
+    assert f"loss {opened.get_trials()[1].value:.4f}" in said[0]
+    assert "train.lr=" in said[0]
+    with stage.console.capture() as shown:
+        stage.console.print(screen._view(opened.get_trials()))
+    assert "3 of 4 trials" in shown.get()
+    assert "best so far: trial" in shown.get()
+
+
+def test_trials_for_mlflow(cfg, fake):
+    cfg.tune = replace(cfg.tune, pruner="asha")
+    cfg.tune.space.model = {"width": RangeConfig(16, 20), "heads": RangeConfig(choices=[2, 3])}
+    opened = search(cfg, fake, "random", trials=12)
+    records = {record.number: record for record in report.trial_records(opened.get_trials(), cfg, "one")}
+    states = {trial.number: trial for trial in opened.get_trials()}
+    assert {number for number, trial in states.items() if "refused" not in trial.user_attrs} == set(records)
+    assert {record.tags["state"] for record in records.values()} == {"complete", "pruned"}
+    for number, record in records.items():
+        settings = states[number].user_attrs["settings"]
+        assert (record.cfg.train.lr, record.cfg.model.width) == (settings["train.lr"], settings["model.width"])
+        assert record.folds["loss"].tolist() == [block["loss"] for block in states[number].user_attrs["blocks"]]
+        assert record.metrics["tune/loss"] == pytest.approx(record.folds["loss"].mean())
+        assert record.start_ms <= record.end_ms
+
+
+# the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trials", "0"], "not positive"),
+        (["--trials", "x"], "invalid int"),
+        (["--timeout", "-1"], "not positive"),
+        (["--sampler", "best"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tune_fusion.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        tune_fusion.main()
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_and_code_name_the_same_samplers():
+    assert tuple(tune_fusion.SAMPLERS) == SAMPLERS
+    assert "Exit status: 0" in tune_fusion.parser().format_help()
+    assert (command.DONE, command.TIMEOUT, command.INTERRUPTED) == (0, 3, 130)
+
+
+def test_without_tables_it_says_what_to_run(root, monkeypatch, capsys):
+    params = Path("params.yaml").read_bytes()
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["tune_fusion.py"])
+    monkeypatch.setattr(stage, "set_up", lambda name: None)
+    assert tune_fusion.main() == 2
+    (root / "params.yaml").write_bytes(params)
+    assert tune_fusion.main() == 2
+    said = capsys.readouterr().err
+    assert "make params" in said
+    assert "panel.parquet" in said
+    assert "dvc repro" in said
+    assert {path.name for path in root.iterdir()} == {"params.yaml", "tuning.db"}, "nothing is begun"

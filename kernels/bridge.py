@@ -23,7 +23,7 @@ from kernels import cpu, cuda
 from kernels.boxmuller import REACH, normals32
 from kernels.device import Device
 from kernels.fixed_point import binary_scale
-from kernels.philox import Op, bridge_counter, check_seed, philox4x32
+from kernels.philox import Op, bridge_counter, check_index, check_seed, philox4x32
 
 Increments = Literal["normal", "bits"]
 MAX_POINTS = 1 << 20  # of a window
@@ -116,9 +116,8 @@ def check(
     if sigma != window[:1]:
         raise ValueError(f"sigma has shape {sigma}, not {window[:1]}: one for each row of window")
     check_seed(seed)
-    if not 0 <= step < 1 << 32:
-        raise ValueError(f"step = {step} is outside [0, 2^32)")
-    if not 0 <= first_row <= (1 << 32) - window[0]:
+    check_index("step", step, 32)
+    if check_index("first_row", first_row, 32) > (1 << 32) - window[0]:
         raise ValueError(f"first_row = {first_row}, with {window[0]} rows: rows are in [0, 2^32)")
     if increments not in ("normal", "bits"):
         raise ValueError(f"increments = {increments!r} is neither 'normal' nor 'bits'")

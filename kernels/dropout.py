@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kernels import cpu, cuda
 from kernels.device import Device
-from kernels.philox import Op, check_seed, dropout_half_counter, dropout_threshold_counter, philox4x32
+from kernels.philox import Op, check_index, check_seed, dropout_half_counter, dropout_threshold_counter, philox4x32
 
 LEVELS = 1 << 16
 _CHUNK = 1024  # units whose words stay in the first-level cache
@@ -88,19 +88,18 @@ def masked(
         raise ValueError(f"x has shape {x.shape}, not [1 or {samples}, rows, units]")
     address = Address(seed, step, layer)
     check(p, address, samples, x.shape[2], first_unit)
+    shape = (samples, *x.shape[1:])
+    if out is None:
+        out = np.empty(shape, x.dtype)
+    elif out.shape != shape or out.dtype != x.dtype:
+        raise ValueError(f"out is {out.dtype} {out.shape}, not {x.dtype} {shape}")
     if device == "cpu":
-        shape = (samples, *x.shape[1:])
-        out = np.empty(shape, x.dtype) if out is None else out
-        if out.shape != shape or out.dtype != x.dtype:
-            raise ValueError(f"out is {out.dtype} {out.shape}, not {x.dtype} {shape}")
         on_cpu(x, out, p, address, first_unit)
         return out
     engine = cuda.current()
-    there = engine.empty((samples, *x.shape[1:]), x.dtype)
+    there = engine.empty(shape, x.dtype)
     steps = engine.put(np.array([step], np.int64))
     on_device(engine, engine.put(np.ascontiguousarray(x)), there, p, seed, steps, layer, first_unit)
-    if out is None:
-        return engine.get(there)
     out[...] = engine.get(there)
     return out
 
@@ -108,16 +107,20 @@ def masked(
 def check(p: float, address: Address, samples: int, n_units: int, first_unit: int) -> None:
     """Raise ValueError for an argument outside its range."""
     threshold(p)
-    check_seed(address.seed)
-    if not 0 <= address.step < 1 << 32:
-        raise ValueError(f"step = {address.step} is outside [0, 2^32)")
-    if not 0 <= address.layer < 1 << 24:
-        raise ValueError(f"layer = {address.layer} is outside [0, 2^24)")
+    check_address(address)
     if samples < 1 or (samples > 1 and samples % 2):
         raise ValueError(f"samples = {samples} is neither 1 nor even (antithetic pairs)")
     end = 1 << (34 if threshold(p) == LEVELS // 2 else 35)
+    check_index("first_unit", first_unit, 35)
     if n_units < 0 or not 0 <= first_unit <= end - n_units:
         raise ValueError(f"n_units = {n_units}, first_unit = {first_unit}: units are in [0, {end})")
+
+
+def check_address(address: Address) -> None:
+    """Raise ValueError for a seed, step or layer that is not an integer in its range."""
+    check_seed(address.seed)
+    check_index("step", address.step, 32)
+    check_index("layer", address.layer, 24)
 
 
 def threshold(p: float) -> int:

@@ -31,7 +31,7 @@ from kernels import cpu, cuda, simd
 from kernels.boxmuller import REACH, normals32
 from kernels.device import Device
 from kernels.fixed_point import binary_scale
-from kernels.philox import Op, check_seed, normal_counter, philox4x32, walk_counter, walk_words
+from kernels.philox import Op, check_index, check_seed, normal_counter, philox4x32, walk_counter, walk_words
 from kernels.variance import controlled_vol
 
 Increments = Literal["bits", "normal", "signflip"]
@@ -320,8 +320,7 @@ def _check_address(n_paths: int, n_steps: int, seed: int, stream: int, problem: 
     if increments not in get_args(Increments):
         raise ValueError(f"increments = {increments!r} is none of {', '.join(get_args(Increments))}")
     check_seed(seed)
-    if not 0 <= problem < 1 << 32:
-        raise ValueError(f"problem = {problem} is outside [0, 2^32)")
+    check_index("problem", problem, 32)
     (normal_counter if increments == "normal" else walk_counter)(n_steps - 1, 0, problem, stream)  # refuses overflow
 
 

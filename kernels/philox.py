@@ -143,11 +143,19 @@ def to_uniform(words: UInt32) -> NDArray[np.float64]:
 
 def check_seed(seed: int) -> int:
     """The seed as a Python integer; ValueError outside [0, 2^64)."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise ValueError(f"seed = {seed!r} is not an integer")
-    if not 0 <= int(seed) < 1 << 64:
-        raise ValueError(f"seed = {seed} is outside [0, 2^64)")
-    return int(seed)
+    return check_index("seed", seed, 64)
+
+
+def check_index(name: str, value: int, bits: int) -> int:
+    """The value as a Python integer; ValueError for one that is not an integer or outside [0, 2^bits).
+
+    A float is refused, also a whole one: cut to an integer it would name other randomness than was asked for.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} = {value!r} is not an integer")
+    if not 0 <= int(value) < 1 << bits:
+        raise ValueError(f"{name} = {value} is outside [0, 2^{bits})")
+    return int(value)
 
 
 def _round_keys(seed: int) -> list[tuple[np.uint64, np.uint64]]:
@@ -197,6 +205,4 @@ def _in_range(array: NDArray[Any], end: int, name: str) -> NDArray[Any]:
 
 
 def _tag(op: Op, low: int, name: str) -> UInt32:
-    if not 0 <= low < 1 << 24:
-        raise ValueError(f"{name} = {low} is outside [0, 2^24)")
-    return np.asarray(int(op) << 24 | int(low), np.uint32)
+    return np.asarray(int(op) << 24 | check_index(name, low, 24), np.uint32)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from kernels import cpu, cuda
 from kernels.device import Device
-from kernels.dropout import LEVELS, Address, threshold
-from kernels.philox import Op, check_seed, philox4x32, sticky_counter
+from kernels.dropout import LEVELS, Address, check_address, threshold
+from kernels.philox import Op, check_index, philox4x32, sticky_counter
 
 _THREADS = 256
 
@@ -86,17 +86,14 @@ def check(shape: tuple[int, ...], p: float, rho: float, address: Address, first_
     """Raise ValueError for an argument outside its range; shape: [batch, time, features]."""
     threshold(p)
     _hold(rho)
-    check_seed(address.seed)
-    if not 0 <= address.step < 1 << 32:
-        raise ValueError(f"step = {address.step} is outside [0, 2^32)")
-    if not 0 <= address.layer < 1 << 24:
-        raise ValueError(f"layer = {address.layer} is outside [0, 2^24)")
+    check_address(address)
+    check_index("first_row", first_row, 32)
     if len(shape) != 3 or min(shape) < 0:
         raise ValueError(f"shape = {shape} is not [batch, time, features], each at least 0")
     batch, time, features = shape
     if time > 1 << 34:
         raise ValueError(f"time = {time} is beyond 2^34")
-    if first_row < 0 or (first_row + batch) * features > 1 << 32:
+    if (first_row + batch) * features > 1 << 32:
         raise ValueError(
             f"first_row = {first_row}, batch = {batch}, features = {features}: units (row x features + feature) are in "
             "[0, 2^32)"

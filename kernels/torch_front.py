@@ -18,6 +18,7 @@ from kernels import cuda
 from kernels import dropout as _dropout
 from kernels import paths as _paths
 from kernels import sticky as _sticky
+from kernels.philox import check_index
 
 _WHOLE = 1 << 64
 
@@ -75,7 +76,7 @@ def sticky_dropout(
     if not torch.compiler.is_compiling():
         _sticky.check(tuple(x.shape), p, rho, _dropout.Address(seed, 0, layer), first_row)
     mask = torch.ops.bicep.sticky_mask(step, *x.shape, p, rho, _signed(seed), layer, first_row)
-    return x * (mask * torch.tensor(_dropout.scale(p), dtype=x.dtype, device=x.device))
+    return x * (mask.to(x.dtype) * _dropout.scale(p))  # the scale as a number: a tensor would be copied to the GPU
 
 
 def bridge_augment(
@@ -112,7 +113,7 @@ def paths(
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype = {dtype} is neither torch.float32 nor torch.float64")
-    if torch.device(device).type not in ("cpu", "cuda"):
+    if str(device).partition(":")[0] not in ("cpu", "cuda"):  # a name that torch does not know is a RuntimeError there
         raise ValueError(f"device = {device!r} is neither 'cpu' nor 'cuda'")
     what = _paths.plan(n_paths, n_steps, dtype=str(dtype).removeprefix("torch."), **options)
     if torch.device(device).type == "cuda":
@@ -172,13 +173,12 @@ def _as_step(step: int | Tensor, device: torch.device) -> Tensor:
         if step.dtype != torch.int64 or step.numel() != 1:
             raise ValueError(f"step is a {step.dtype} tensor of {step.numel()} elements, not one int64")
         return step.reshape(1).to(device)
-    if not 0 <= step < 1 << 32:
-        raise ValueError(f"step = {step} is outside [0, 2^32)")
-    return torch.full((1,), step, dtype=torch.int64, device=device)
+    return torch.full((1,), check_index("step", step, 32), dtype=torch.int64, device=device)
 
 
 def _signed(seed: int) -> int:
     """A seed in [0, 2^64) as torch's 64-bit integer."""
+    seed = int(seed)  # also of NumPy, whose own unsigned integers cannot be negative
     return seed - _WHOLE if seed >= _WHOLE // 2 else seed
 
 

@@ -74,11 +74,14 @@ def test_share_of_kept_units_and_independence_of_neighbours(p):
         {"seed": 1.5},
         {"step": -1},
         {"step": 2**32},
+        {"step": 1.5},
         {"layer": 2**24},
+        {"layer": 1.0},
         {"samples": 0},
         {"samples": 3},
         {"first_unit": 2**34},
         {"first_unit": -1},
+        {"first_unit": 1.5},
     ],
 )
 def test_misuse_of_the_mask_raises(wrong):
@@ -182,7 +185,11 @@ def test_gpu_gives_the_bits_of_the_cpu(p):
         (np.ones((3, 2, 3), np.float32), {"samples": 2}, "shape"),
         (np.ones((1, 2, 3), np.float32), {"p": 1.0}, "p = 1.0"),
         (np.ones((1, 2, 3), np.float32), {"device": "tpu"}, "tpu"),
+        (np.ones((1, 2, 3), np.float32), {"step": 1.5}, "step = 1.5 is not an integer"),
+        (np.ones((1, 2, 3), np.float32), {"first_unit": 0.5}, "first_unit = 0.5 is not an integer"),
         (np.ones((1, 2, 3), np.float32), {"out": np.empty((1, 2, 4), np.float32)}, "out is"),
+        (np.ones((1, 2, 3), np.float32), {"out": np.empty((1, 2, 3), np.float64)}, "out is"),
+        (np.ones((1, 2, 3), np.float32), {"out": np.empty((2, 2, 3), np.float32), "device": "cuda"}, "out is"),
     ],
 )
 def test_misuse_of_masked_raises(x, more, rule):

@@ -543,6 +543,7 @@ def test_the_ends_of_the_types():
         ({"seed": -1}, "seed"),
         ({"seed": 1.0}, "seed"),
         ({"stream": 1 << 24}, "stream"),
+        ({"stream": 0.5}, "stream"),
         ({"increments": "coins"}, "increments"),
         ({"threads": 0}, "threads"),
         ({"device": "tpu"}, "device"),

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -80,11 +81,12 @@ def test_step_may_be_a_tensor_and_large_addresses_work():
         (torch.ones(3, dtype=torch.int64), 0, False),
         (torch.tensor(1.0), 0, False),
         (torch.ones(3), torch.tensor(1.0), False),
+        (torch.ones(3), 1.5, False),
         (torch.ones(3, 4), 0, True),
     ],
 )
 def test_misuse_of_the_front_raises(x, step, stacked):
-    with pytest.raises(ValueError, match=r"dtype|shape|int64"):
+    with pytest.raises(ValueError, match=r"dtype|shape|int64|integer"):
         dropout(x, 0.5, seed=1, step=step, layer=0, samples=2, stacked=stacked)
 
 
@@ -184,6 +186,12 @@ def bridge(window, sigma, step=12):
     return bridge_augment(window, sigma, seed=ADDRESS["seed"], step=step, first_row=2)
 
 
+@pytest.mark.parametrize("seed", [np.int64(5), np.uint64(2**63 + 5)])
+def test_seed_may_be_numpys(seed):
+    x = torch.ones(3, 4)
+    assert torch.equal(dropout(x, 0.3, seed=seed, step=1, layer=0), dropout(x, 0.3, seed=int(seed), step=1, layer=0))
+
+
 def test_sticky_dropout_is_the_mask_times_its_scale():
     x = noise(3, 9, 5).requires_grad_()
     keep = torch.from_numpy(sticky_mask(3, 9, 5, 0.3, 0.8, first_row=2, **ADDRESS))
@@ -254,8 +262,9 @@ def test_paths_are_the_kernels(dtype):
 def test_misuse_of_paths_raises():
     with pytest.raises(ValueError, match="float16"):
         paths(3, 4, vol=0.1, seed=1, dtype=torch.float16)
-    with pytest.raises(ValueError, match="meta"):
-        paths(3, 4, vol=0.1, seed=1, device="meta")
+    for device in ("meta", "tpu"):
+        with pytest.raises(ValueError, match=device):
+            paths(3, 4, vol=0.1, seed=1, device=device)
     with pytest.raises(ValueError, match="vol"):
         paths(3, 4, vol=float("nan"), seed=1)
     if not torch.cuda.is_available():

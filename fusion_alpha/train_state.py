@@ -27,6 +27,7 @@ from fusion_alpha.fusionnet import FusionNet
 
 _COUNTERS = ("epoch", "step", "best_epoch", "best_loss", "curves")
 _PACKAGES = ("fusion_alpha", "kernels")
+_CODE = (".py", ".cu", ".cuh")
 
 
 @dataclass
@@ -84,7 +85,7 @@ def resume_path(cfg: Config, tables: Iterable[Path]) -> Path:
     tables: the files that the samples are built from.
     """
     code = Path(__file__).parents[1]
-    sources = [path for name in _PACKAGES for path in sorted((code / name).rglob("*")) if path.suffix in (".py", ".cu")]
+    sources = [path for name in _PACKAGES for path in sorted((code / name).rglob("*")) if path.suffix in _CODE]
     depends = {
         "settings": [asdict(part) for part in (cfg.model, cfg.text, cfg.contradiction, cfg.train)],
         "ranks": cfg.executor.ranks,

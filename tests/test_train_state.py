@@ -165,3 +165,10 @@ def test_what_does_not_touch_the_training_keeps_the_file(cfg, folder):
     cfg.hypothesis = "another"
     assert train_state.resume_path(cfg, paths) == before
     assert before.parent == folder / ".cache/train"
+
+
+def test_all_that_is_compiled_counts_as_code(cfg, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(train_state.files, "sha256", lambda path: hashed.append(path.name) or "")
+    train_state.resume_path(cfg, [])
+    assert {"training.py", "torch_front.py", "dropout.cu", "philox.cuh"} <= set(hashed)

@@ -27,7 +27,7 @@ def plain_dropout(
     share_rows: bool = False,
     first_row: int = 0,
 ) -> Tensor:
-    """Arguments, shapes and meaning as in `kernels.dropout.dropout`; each sample is a call of its own, no pairs."""
+    """Arguments, shapes and meaning as in `kernels.torch_front.dropout`; each sample is a call of its own, no pairs."""
     slices = []
     for sample in range(samples):
         part = x[sample] if stacked else x

@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="one small size, seconds")
     parser.add_argument("--gpu", action="store_true", help="measure the CUDA device")
-    parser.add_argument("--operations", nargs="+", choices=list(CEILINGS), default=list(CEILINGS), metavar="NAME")
+    names = list(CEILINGS)
+    which = f"some of {', '.join(names)} (default all)"
+    parser.add_argument("--operations", nargs="+", choices=names, default=names, metavar="NAME", help=which)
     parser.add_argument("--commit", metavar="HASH", help="of the files, for a copy of them without its repository")
     parser.add_argument("--output", type=Path, help=f"CSV that the rows are appended to (default {log.OUTPUT})")
     return parser

@@ -119,6 +119,18 @@ def tables() -> Table:
     return Table(rows, ["table", "layer", "key", "content"])
 
 
+def features() -> Table:
+    """Technical features by family."""
+    schema = next(schema for schema in results.schemas() if schema["table"] == "technical")
+    families: dict[str, list[str]] = {}
+    for name, column in schema["columns"].items():
+        if "family" in column:
+            families.setdefault(column["family"], []).append(f"`{name}`")
+    return Table(
+        [(family, len(names), ", ".join(names)) for family, names in families.items()], ["family", "number", "features"]
+    )
+
+
 def cleaning() -> Table:
     """Rows that the cleaning stage read, by what became of them."""
     content = metrics("clean")

@@ -148,6 +148,7 @@ class ModelConfig:
     use_text: bool
     use_technical: bool
     use_contradiction: bool
+    features: list[str]
     fusion: str
     severity_gate: bool
     width: int
@@ -262,10 +263,11 @@ class CleanConfig:
 @dataclass
 class TechnicalConfig:
     warmup_bars: int
+    sectors: str
 
     def __post_init__(self) -> None:
         _require(
-            self.warmup_bars >= 50, "technical.warmup_bars", self.warmup_bars, "at least 50, the longest window in bars"
+            self.warmup_bars >= 60, "technical.warmup_bars", self.warmup_bars, "at least 60, the longest window in bars"
         )
 
 

@@ -36,6 +36,11 @@ INPUTS: dict[str, list[str] | None] = {
     "contradiction": None,
 }
 VOLATILITY = "volatility_20"  # of the technical table: trailing sd of simple one-bar returns, the unit of targets
+BASIC = (
+    *("ret_1", "ret_5", "ret_20", "gap_1", "range_1", "sma_ratio_20", "sma_ratio_10_50", "aroon_25", "cci_20"),
+    *("rsi_14", "stoch_14", "uo_7_14_28", "ao_ratio_5_34", VOLATILITY, "atr_ratio_14", "bollinger_position_20"),
+    *("bollinger_width_20", "donchian_position_20", "volume_ratio_20", "cmf_20", "mfi_14", "vwap_ratio_20"),
+)
 NEWS_FEATURES = ("log1p_age_hours", "is_repost", "p_negative", "p_neutral", "p_positive")
 CONTRADICTION_FEATURES = (
     *("s", "has_news", "log1p_n_news", "z_s", "z_r", "cs", "severity"),
@@ -147,7 +152,7 @@ def build(frames: dict[str, pd.DataFrame], cfg: Config) -> Samples:
     panel, technical, contradiction = (frames[name] for name in ("panel", "technical", "contradiction"))
     for name in ("technical", "contradiction"):
         _require_same_rows(panel, frames[name], name)
-    features = technical.drop(columns=BAR_KEY).astype("float32")
+    features = technical[technical_features(cfg.model.features)].astype("float32")
     volatility = technical[VOLATILITY].to_numpy("float64")
     usable = _usable(volatility)
     if cfg.model.use_contradiction:
@@ -172,6 +177,23 @@ def build(frames: dict[str, pd.DataFrame], cfg: Config) -> Samples:
         lookback=cfg.model.news_lookback_bars,
         use_text=cfg.model.use_text,
     )
+
+
+def technical_features(chosen: list[str]) -> list[str]:
+    """Columns of the technical table that `model.features` names, in its order; the unit of targets always.
+
+    chosen: `all`, `basic` (BASIC), families and names. Raises InputError for anything else.
+    """
+    columns = {name: item["family"] for name, item in tables.schema("technical").columns.items() if name not in BAR_KEY}
+    families = dict.fromkeys(columns.values())
+    for entry in chosen:
+        if entry not in {"all", "basic", *families, *columns}:
+            raise InputError(
+                f"parameter model.features has {entry!r}",
+                rule=f"all, basic, a family ({', '.join(families)}) or a name of schemas/technical.yaml",
+            )
+    wanted = {*chosen, VOLATILITY, *(BASIC if "basic" in chosen else ())}
+    return [name for name, family in columns.items() if "all" in wanted or {name, family} & wanted]
 
 
 def contradiction_features(table: pd.DataFrame, volatility: NDArray[np.float64]) -> pd.DataFrame:

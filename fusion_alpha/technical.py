@@ -1,128 +1,149 @@
 """Technical features of each bar: causal, free of scale, and independent of where a history starts.
 
-Indicators come from `ta` and from a whitelist, because some of it looks ahead or never forgets:
-
-- KST, visual Ichimoku, Vortex, TRIX and DPO fill their warm-up with the mean of the whole series, later bars included;
-- OBV, ADI, VPT, NVI are running totals, so they depend on where history starts; exponential and Wilder averages
-  (MACD, ADX, `ta`'s RSI and ATR) forget it too slowly for a warm-up of some 60 bars (13/14 to the 60th is 1%);
-- KAMA, ATR and ADX never recover from one gap, PSAR costs seconds.
-
-What is left has a window. RSI and ATR are therefore taken with plain means (Cutler's RSI), which `ta` does not have.
-Everything is a ratio within a trailing window of at most 50 bars, so splits known in advance, or a ticker's unit, do
-not show. Volume is counted in adjusted shares, volume / adjustment, so that a split does not look like a burst.
+Two steps: the indicators of each ticker by itself (fusion_alpha/indicators.py), spread over processes, then for each
+bar the comparison of its tickers. A cross-section holds the tickers that have the feature at that bar: a ticker that
+joins later, or is in its warm-up, changes nothing before. Sectors come from a file that does not change with time.
 """
 
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import ta
 from numpy.typing import NDArray
 
 from fusion_alpha import executor, tables
 from fusion_alpha.config import ExecutorConfig, TechnicalConfig
+from fusion_alpha.errors import InputError
+from fusion_alpha.indicators import WHITELIST
 
-Columns = dict[str, pd.Series | NDArray[np.float64]]
+Floats = NDArray[np.float64]
 INPUTS = ["open", "high", "low", "close", "volume", "adjustment"]
-_ROUNDING = 1e-9  # a volatility of simple returns below this is rounding of the price, not movement
-_NO_VOLUME = 0.01  # of the mean: what a bar without volume counts as, since its logarithm has no value
+_SECTORS = "a CSV of columns ticker and sector, each ticker once"
+_REMEDY = "correct technical.sectors, or the file; only its first line means no sectors"
+_LEAST = 2  # tickers in a cross-section: one alone is no market
 
 
-def build(panel: pd.DataFrame, settings: TechnicalConfig, spread: ExecutorConfig = executor.HERE) -> pd.DataFrame:
+@dataclass(frozen=True)
+class CrossSection:
+    """A feature of bar and group (all tickers, or those of a sector) from the indicator `of` of its tickers.
+
+    how: mean, sd and share_up (of positive ones) are the same for the group; less_mean is the ticker's own value less
+    the mean, in which it counts itself.
+    """
+
+    name: str
+    family: str
+    of: str
+    how: str
+
+
+CROSS_SECTIONS = (
+    *(CrossSection(f"market_ret_{n}", "market", f"ret_{n}", "mean") for n in (1, 5, 20)),
+    CrossSection("market_breadth_1", "market", "ret_1", "share_up"),
+    CrossSection("market_dispersion_1", "market", "ret_1", "sd"),
+    CrossSection("market_volatility_20", "market", "volatility_20", "mean"),
+    *(
+        CrossSection(f"{of}_vs_{group}", group, of, "less_mean")
+        for group in ("market", "sector")
+        for of in ("ret_1", "ret_5", "ret_20", "ret_60", "gap_1", "volatility_20", "volume_ratio_20")
+    ),
+)
+# Of each feature, in the order of the table's columns.
+FAMILIES = {item.name: item.family for item in WHITELIST} | {item.name: item.family for item in CROSS_SECTIONS}
+WARMUPS = {item.name: item.warmup for item in WHITELIST}
+WARMUPS |= {item.name: WARMUPS[item.of] for item in CROSS_SECTIONS}
+
+
+def build(
+    panel: pd.DataFrame,
+    settings: TechnicalConfig,
+    spread: ExecutorConfig = executor.HERE,
+    sectors: dict[str, str] | None = None,
+) -> pd.DataFrame:
     """The technical table (schemas/technical.yaml), one row for each row of the panel, which is in key order.
 
-    The first `warmup_bars` rows of a ticker are null, and so is a feature whose window has no spread or no trade.
+    sectors: of tickers; one without has no sector features. A feature is null in the first `warmup_bars` rows of a
+    ticker, and in its own warm-up where that is longer, and where its window has no spread or no trade.
     """
     tickers = [bars for _, bars in panel.groupby("ticker", sort=False)[INPUTS]]
     of_ticker = partial(features, warmup_bars=settings.warmup_bars)
     found = list(executor.in_order(of_ticker, tickers, spread, label="indicators"))
     columns = pd.concat(found) if found else of_ticker(panel[INPUTS])
-    return panel[tables.BAR_KEY].join(columns)
+    sector = panel["ticker"].map(sectors or {})
+    return pd.concat([panel[tables.BAR_KEY], columns, cross_sections(columns, panel["bar_close_utc"], sector)], axis=1)
 
 
 def features(bars: pd.DataFrame, warmup_bars: int) -> pd.DataFrame:
-    """Features of one ticker's bars (the columns INPUTS, in order of time); rows and index as given."""
+    """Indicators of one ticker's bars (the columns INPUTS, in order of time); rows and index as given."""
     adjusted = bars.assign(volume=bars["volume"] / bars["adjustment"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        families = (returns, trend, momentum, volatility, volume)
-        columns = {name: values for family in families for name, values in family(adjusted).items()}
-    table = pd.DataFrame(columns, index=bars.index).replace([np.inf, -np.inf], np.nan)
-    table.iloc[:warmup_bars] = np.nan
-    return table
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        columns = {item.name: item.compute(adjusted) for item in WHITELIST}
+    number = np.arange(len(bars))
+    return pd.DataFrame(
+        {
+            item.name: columns[item.name].where(
+                np.isfinite(columns[item.name]) & (number >= max(item.warmup, warmup_bars))
+            )
+            for item in WHITELIST
+        },
+        index=bars.index,
+    )
 
 
-def returns(bars: pd.DataFrame) -> Columns:
-    close = bars["close"]
-    return {
-        **{f"ret_{n}": close / close.shift(n) - 1 for n in (1, 5, 20)},
-        "gap_1": bars["open"] / close.shift() - 1,
-        "range_1": np.log(bars["high"] / bars["low"]),
-    }
+def cross_sections(columns: pd.DataFrame, bar: pd.Series, sector: pd.Series) -> pd.DataFrame:
+    """The features of CROSS_SECTIONS, rows as in `columns`; null where the ticker itself has no such indicator.
+
+    columns: indicators; bar: time of each row's bar; sector: of each row's ticker, null without one.
+    """
+    time, name = pd.factorize(bar)[0], pd.factorize(sector)[0]  # -1 for null
+    groups = {"market": time, "sector": np.where(name < 0, -1, time * (name.max(initial=0) + 1) + name)}
+    return pd.DataFrame(
+        {
+            item.name: _within(columns[item.of].to_numpy(np.float64), groups[item.family], item.how)
+            for item in CROSS_SECTIONS
+        },
+        index=columns.index,
+    )
 
 
-def trend(bars: pd.DataFrame) -> Columns:
-    high, low, close = bars["high"], bars["low"], bars["close"]
-    mean = {n: ta.trend.SMAIndicator(close, window=n).sma_indicator() for n in (10, 20, 50)}
-    return {
-        "sma_ratio_20": close / mean[20] - 1,
-        "sma_ratio_10_50": mean[10] / mean[50] - 1,
-        "aroon_25": ta.trend.AroonIndicator(high, low, window=25).aroon_indicator(),
-        "cci_20": ta.trend.CCIIndicator(high, low, close, window=20).cci(),
-    }
+def _within(values: Floats, group: NDArray[np.intp], how: str) -> Floats:
+    """CrossSection's `how` of the known values of each row's group; -1 is no group."""
+    known = ~np.isnan(values) & (group >= 0)
+    members, value = group[known], values[known]
+    count = np.bincount(members)
+
+    def mean(weights: Floats) -> Floats:
+        return (np.bincount(members, weights) / count)[members]
+
+    with np.errstate(invalid="ignore"):  # groups without members
+        found = mean((value > 0).astype(np.float64)) if how == "share_up" else mean(value)
+        if how == "sd":
+            found = np.sqrt(mean((value - found) ** 2))
+    if how == "less_mean":
+        found = value - found
+    result = np.full(len(values), np.nan)
+    result[known] = np.where(count[members] >= _LEAST, found, np.nan)
+    return result
 
 
-def momentum(bars: pd.DataFrame) -> Columns:
-    high, low, close = bars["high"], bars["low"], bars["close"]
-    move = close.diff()
-    up, down = window_sum(move.clip(lower=0), 14), window_sum(-move.clip(upper=0), 14)
-    return {
-        "rsi_14": 100 * (up / (up + down)),
-        "stoch_14": ta.momentum.StochasticOscillator(high, low, close, window=14).stoch(),
-        "uo_7_14_28": ta.momentum.UltimateOscillator(high, low, close).ultimate_oscillator(),
-        "ao_ratio_5_34": ta.momentum.AwesomeOscillatorIndicator(high, low).awesome_oscillator() / close,
-    }
+def read_sectors(path: Path) -> dict[str, str]:
+    """Sector of each ticker from a CSV of columns ticker and sector.
 
-
-def volatility(bars: pd.DataFrame) -> Columns:
-    high, low, close = bars["high"], bars["low"], bars["close"]
-    ret = close / close.shift() - 1
-    sd = np.sqrt(window_sum_of_squares(ret, 20) / 19)
-    before = close.shift()
-    true_range = high.where(high > before, before) - low.where(low < before, before)
-    bands = ta.volatility.BollingerBands(close, window=20)
-    return {
-        "volatility_20": sd.where(sd > _ROUNDING),
-        "atr_ratio_14": window_sum(true_range, 14) / 14 / close,
-        "bollinger_position_20": bands.bollinger_pband(),
-        "bollinger_width_20": bands.bollinger_wband() / 100,
-        "donchian_position_20": ta.volatility.DonchianChannel(high, low, close, window=20).donchian_channel_pband(),
-    }
-
-
-def volume(bars: pd.DataFrame) -> Columns:
-    high, low, close, traded = bars["high"], bars["low"], bars["close"], bars["volume"]
-    usual = window_sum(traded.shift(), 20) / 20
-    weighted = ta.volume.VolumeWeightedAveragePrice(high, low, close, traded, window=20)
-    return {
-        "volume_ratio_20": np.log(np.maximum(traded / usual, _NO_VOLUME)),
-        "cmf_20": ta.volume.ChaikinMoneyFlowIndicator(high, low, close, traded, window=20).chaikin_money_flow(),
-        "mfi_14": ta.volume.MFIIndicator(high, low, close, traded, window=14).money_flow_index(),
-        "vwap_ratio_20": close / weighted.volume_weighted_average_price() - 1,
-    }
-
-
-def window_sum(values: pd.Series, n: int) -> pd.Series:
-    """Sum of the last n values of each row, added up afresh: no residue of values that left the window."""
-    total = values.copy()
-    for back in range(1, n):
-        total = total + values.shift(back)
-    return total
-
-
-def window_sum_of_squares(values: pd.Series, n: int) -> pd.Series:
-    """Sum of squared deviations of the last n values of each row from their mean."""
-    mean = window_sum(values, n) / n
-    total = (values - mean) ** 2
-    for back in range(1, n):
-        total = total + (values.shift(back) - mean) ** 2
-    return total
+    Raises InputError for a file that is absent or not such a CSV, and for a ticker that occurs twice.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"not readable ({error})", file=path, rule=_SECTORS, remedy=_REMEDY) from None
+    if list(table) != ["ticker", "sector"]:
+        raise InputError(f"columns {', '.join(map(str, table))}", file=path, rule=_SECTORS, remedy=_REMEDY)
+    wrong = table["ticker"].duplicated() | (table == "").any(axis=1)
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        ticker, sector = table.iloc[row]
+        raise InputError(
+            f"ticker {ticker!r}, sector {sector!r}", file=path, line=row + 2, rule=_SECTORS, remedy=_REMEDY
+        )
+    return dict(zip(table["ticker"], table["sector"], strict=True))

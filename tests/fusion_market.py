@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fusion_alpha import config, tables
+from fusion_alpha import config, samples, tables
 
 WARMUP = 20
 DIM = 8
@@ -63,9 +63,10 @@ def market(
     )
     warm = (panel["number"] >= WARMUP).to_numpy()
     key = panel[["ticker", "bar_close_utc"]]
-    values = {name: rng.random(n) for name in tables.schema("technical").columns if name not in key}
+    values = {name: rng.random(n) for name in samples.BASIC}
     values |= {"ret_1": z_ret * VOLATILITY, "volatility_20": np.full(n, VOLATILITY)}
-    technical = key.assign(**{name: np.where(warm, column, np.nan) for name, column in values.items()})
+    technical = tables.empty("technical").reindex(key.index).assign(**key)  # what the model does not read is unknown
+    technical = technical.assign(**{name: np.where(warm, column, np.nan) for name, column in values.items()})
     contradiction = key.assign(
         n_news=n_news, s=tone, z_s=tone, z_r=np.where(panel["number"] > 10, z_ret, np.nan), cs=score, kind="none"
     ).assign(severity=np.abs(score) / 4, p_touch_high=0.5, p_touch_low=0.5, null_drawdown=0.01)

@@ -19,6 +19,7 @@ SMALL = [
     "data.lab.last_session='2016-06-30'",
     "data.dev_start='2016-01-04'",
     "data.test_start='2016-03-01'",
+    f"technical.sectors='{Path(__file__).parents[1] / 'conf' / 'sectors.csv'}'",
     "contradiction.n_paths=128",
     "train.epochs=2",
     "predict.mc_samples=4",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fusion_market import DIM, WARMUP, configuration, market, until
 
-from fusion_alpha import samples, tables
+from fusion_alpha import samples, tables, technical
 from fusion_alpha.errors import InputError
 
 
@@ -97,7 +97,23 @@ def test_a_market_without_news(frames, cfg, keep_texts):
 def test_a_price_model_gathers_no_news(frames):
     batch = samples.build(frames, configuration("price_only")).gather(np.arange(5))
     assert batch.news.shape == (5, 0, DIM)
-    assert batch.sessions.shape == (5, 6, len(frames["technical"].columns) - 2)
+    assert batch.sessions.shape == (5, 6, len(samples.BASIC))
+
+
+def test_technical_features_are_chosen_by_set_family_and_name(frames):
+    columns = [name for name in tables.schema("technical").columns if name not in tables.BAR_KEY]
+    assert samples.technical_features(["all"]) == columns
+    assert samples.technical_features(["basic"]) == [name for name in columns if name in samples.BASIC]
+    assert samples.technical_features([]) == [samples.VOLATILITY]
+    families = technical.FAMILIES
+    expected = {*samples.BASIC, "adx_14", *(name for name in columns if families[name] == "returns")}
+    found = samples.technical_features(["adx_14", "returns", "basic"])
+    assert found == [name for name in columns if name in expected]
+    assert len(found) == len(samples.BASIC) + 5  # ret_2, ret_10, ret_60, body_1, adx_14
+    data = samples.build(frames, configuration("price_only", features=["volume", "ret_1"]))
+    assert data.feature_names[:2] == ("ret_1", samples.VOLATILITY)
+    with pytest.raises(InputError, match=r"(?s)model.features has 'volum'.*returns, trend"):
+        samples.build(frames, configuration(features=["volum"]))
 
 
 def test_later_data_changes_no_token(frames, cfg):

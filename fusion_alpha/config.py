@@ -12,7 +12,7 @@ import difflib
 import re
 import sys
 import tempfile
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
@@ -446,6 +446,63 @@ class TuneConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """The StockNet benchmark of stages/stocknet.py; no part of the pipeline's own results."""
+
+    seeds: int
+    folds: int
+    fold_sessions: int
+    embargo_sessions: int
+    block_sessions: int
+    open_test: bool
+    overrides: list[str]
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "folds", "fold_sessions", "block_sessions"):
+            _require(getattr(self, name) >= 1, f"benchmark.{name}", getattr(self, name), "at least 1")
+        _require(self.embargo_sessions >= 0, "benchmark.embargo_sessions", self.embargo_sessions, "at least 0")
+
+
+@dataclass
+class RecoveryMarketConfig:
+    """Simulated markets of one kind."""
+
+    delta: float
+    first_seed: int
+    seeds: int
+    test_sessions: int
+    variants: list[str]
+
+    def __post_init__(self) -> None:
+        _require(abs(self.delta) <= 1, "recovery.*.delta", self.delta, "in [-1, 1] (standard deviations)")
+        _require(0 <= self.first_seed < 1 << 63, "recovery.*.first_seed", self.first_seed, "in [0, 2^63)")
+        _require(self.seeds >= 2, "recovery.*.seeds", self.seeds, "at least 2: intervals need a spread")
+        _require(self.test_sessions >= 20, "recovery.*.test_sessions", self.test_sessions, "at least 20")
+        fused = "fused" in self.variants and len(set(self.variants)) == len(self.variants)
+        _require(fused, "recovery.*.variants", self.variants, "choices of conf/model, fused among them, each once")
+
+
+@dataclass
+class RecoveryConfig:
+    """The simulated markets of stages/lab_recovery.py; no part of the pipeline's own results."""
+
+    n_tickers: int
+    learn_sessions: int
+    dev_sessions: int
+    planted: RecoveryMarketConfig
+    reversed: RecoveryMarketConfig
+    null_market: RecoveryMarketConfig
+
+    def __post_init__(self) -> None:
+        _require(3 <= self.n_tickers < 1 << 16, "recovery.n_tickers", self.n_tickers, "in [3, 65535]")
+        sessions = (self.dev_sessions, self.learn_sessions)
+        _require(1 <= sessions[0] < sessions[1], "recovery.dev_sessions, learn_sessions", sessions, "ascending, from 1")
+        _require(self.planted.delta > 0, "recovery.planted.delta", self.planted.delta, "positive")
+        _require(self.reversed.delta < 0, "recovery.reversed.delta", self.reversed.delta, "negative")
+        _require(self.null_market.delta == 0, "recovery.null_market.delta", self.null_market.delta, "0")
+
+
+@dataclass
 class Config:
     """Everything that a stage may read; see the comments in conf/ for units and meaning."""
 
@@ -468,6 +525,8 @@ class Config:
     evaluate: EvaluateConfig
     parity: ParityConfig
     tune: TuneConfig
+    benchmark: BenchmarkConfig
+    recovery: RecoveryConfig
 
     def __post_init__(self) -> None:
         pattern = re.fullmatch(r"1d|[1-9]\d*m", self.interval)
@@ -514,8 +573,18 @@ def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
             line=mark.line + 1 if mark else None,
             remedy="run `make params`: conf/ is what people edit",
         ) from None
+    return typed(_overridden(plain, overrides or [], str(params)), source=str(params))
+
+
+def changed(cfg: Config, overrides: list[str]) -> Config:
+    """Another configuration, with overrides as `load` takes them, and its errors; choices are those of conf/ here."""
+    plain = OmegaConf.create(asdict(cfg))
+    return typed(_overridden(plain, overrides, str(PARAMS)))
+
+
+def _overridden(plain: DictConfig, overrides: list[str], source: str) -> DictConfig:
     OmegaConf.set_struct(plain, True)
-    for override in sorted(overrides or [], key=lambda text: "." in text.split("=")[0]):
+    for override in sorted(overrides, key=lambda text: "." in text.split("=")[0]):
         if "=" not in override:
             raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
         key, value = override.split("=", 1)
@@ -524,12 +593,12 @@ def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
             OmegaConf.update(plain, key, value, merge=False, force_add=True)
             continue
         if OmegaConf.select(plain, key, throw_on_missing=False) is None and not _has(plain, key):
-            raise InputError(f"unknown parameter {key!r}", rule=f"a key of {params}", remedy=_nearest(key, plain))
+            raise InputError(f"unknown parameter {key!r}", rule=f"a key of {source}", remedy=_nearest(key, plain))
         if (CONF / key).is_dir():
             OmegaConf.update(plain, key, _choice(key, value), merge=False)
         else:
             OmegaConf.update(plain, key, OmegaConf.from_dotlist([f"value={value}"]).value)
-    return typed(plain, source=str(params))
+    return plain
 
 
 def _choice(group: str, name: str) -> DictConfig:

@@ -115,20 +115,25 @@ def against_truth(
     in sign of the bar's sentiment and return; unscaled: its flags, and the geometric mean of the two as its score.
     """
     joined = rows[[*BAR_KEY, "session", "kind", "kind_true"]].rename(columns={"kind": "kind_learned"})
-    joined = joined.merge(contradiction, on=BAR_KEY).merge(panel[[*BAR_KEY, "ret"]], on=BAR_KEY)
-    product = joined["s"] * joined["ret"]
-    sign = np.sign(joined["s"]).where(product < 0, 0.0)
+    joined = joined.merge(contradiction.rename(columns={"kind": "kind_score"}), on=BAR_KEY)
+    joined = joined.merge(panel[[*BAR_KEY, "ret"]], on=BAR_KEY)
+    truth = joined["kind_true"]
+    counts = {"n": len(joined), "n_true": int(truth.isin(detection.KINDS).sum())}
+    found = detection.compare(flag_rules(joined), truth, joined["session"], settings, reference="naive")
+    return {"simulated": True, **counts, **found}
+
+
+def flag_rules(rows: pd.DataFrame) -> dict[str, detection.Rule]:
+    """The rules of `against_truth`. rows: kind_score, cs and s of the contradiction table, kind_learned, ret."""
+    product = rows["s"] * rows["ret"]
+    sign = np.sign(rows["s"]).where(product < 0, 0.0)
     naive = sign.map({1.0: "overhype", -1.0: "underhype", 0.0: "none"})
-    rules = {
-        "score": detection.Rule(joined["kind"], joined["cs"]),
-        "learned": detection.Rule(joined["kind_learned"]),
+    return {
+        "score": detection.Rule(rows["kind_score"], rows["cs"]),
+        "learned": detection.Rule(rows["kind_learned"]),
         "naive": detection.Rule(naive, sign),
         "unscaled": detection.Rule(naive, (sign * np.sqrt(product.abs())).fillna(0.0)),
     }
-    truth = joined["kind_true"]
-    counts = {"n": len(joined), "n_true": int(truth.isin(detection.KINDS).sum())}
-    found = detection.compare(rules, truth, joined["session"], settings, reference="naive")
-    return {"simulated": True, **counts, **found}
 
 
 def against_oracle(rows: pd.DataFrame) -> dict[str, Any]:

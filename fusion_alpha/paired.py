@@ -25,7 +25,7 @@ from fusion_alpha.samples import INPUTS, Samples
 from fusion_alpha.tracking import flatten
 
 _IRRELEVANT = ("model.mask", "model.name", "train.seed", "hypothesis")
-_OTHER_STAGES = ("evaluate.", "executor.", "parity.", "predict.", "strategy.")
+_OTHER_STAGES = ("benchmark.", "evaluate.", "executor.", "parity.", "predict.", "recovery.", "strategy.")
 _PACKAGES = ("fusion_alpha", "kernels")
 
 

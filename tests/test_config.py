@@ -15,6 +15,15 @@ def test_overrides_by_hand():
     assert (cfg.train.epochs, cfg.tickers, cfg.start, cfg.data.lab.delta) == (3, ["TSLA", "AAPL"], "2016-01-04", 0.0)
 
 
+def test_a_configuration_is_changed_as_by_hand_and_stays_as_it_was():
+    cfg = config.load(["train.lr=0.5"])
+    other = config.changed(cfg, ["model=concat", "model.dropout=0.1", "data.lab.seed=9"])
+    assert (other.model.name, other.model.dropout, other.data.lab.seed, other.train.lr) == ("concat", 0.1, 9, 0.5)
+    assert config.changed(cfg, []) == cfg == config.load(["train.lr=0.5"])
+    with pytest.raises(InputError, match="train.lrr"):
+        config.changed(cfg, ["train.lrr=1"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -33,6 +42,10 @@ def test_overrides_by_hand():
         ("data.dev_start=2030-01-01", "ascending"),
         ("data.source=nyse", "one of lab, stocknet, csv, yahoo"),
         ("model.dropout=1", r"in \[0, 1\)"),
+        ("recovery.planted.delta=-0.3", r"recovery\.planted\.delta = -0\.3.*positive"),
+        ("recovery.reversed.variants=[text_only]", "fused among them"),
+        ("recovery.dev_sessions=504", "ascending"),
+        ("recovery.null_market.seeds=1", "at least 2"),
         ("model.sticky_p=1", r"model\.sticky_p = 1.*in \[0, 1\)"),
         ("model.sticky_rho=1.1", r"model\.sticky_rho = 1\.1.*in \[0, 1\]"),
         ("train.augment_bridge=-1", r"train\.augment_bridge = -1.*at least 0"),

@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test test-all params lint format bench parity book ui lock clean
+.PHONY: help env repro test test-all params lint format bench parity recovery book ui lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench: $(READY) ## measure the kernels beside their peers; appends to metrics/be
 parity: $(READY) ## train FusionNet with BICEP's dropout and with torch's, and compare (ten minutes)
 	dvc repro kernels/dvc.yaml
 
+recovery: $(READY) ## thirty simulated markets: is what was planted found, and nothing else? (ten minutes)
+	dvc repro stages/dvc.yaml:lab_recovery
+
 book: $(READY) ## build the Nimbus Book (site and PDF) from the results of the last run
 	python docs/build.py
 
@@ -65,4 +68,4 @@ lock: $(READY) ## refresh requirements.txt from pyproject.toml
 
 # Not all of .cache: headlines that Yahoo no longer serves are kept nowhere else.
 clean: ## remove the environment and the caches; data, models and experiments stay
-	rm -rf $(VENV) .cache/bicep .cache/embeddings .cache/train .cache/yahoo/yfinance .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build
+	rm -rf $(VENV) .cache/bicep .cache/embeddings .cache/recovery .cache/train .cache/yahoo/yfinance .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build

@@ -143,6 +143,36 @@ def parity(seeds: pd.DataFrame, level: dict[str, Any], times: pd.DataFrame, simu
         return render()
 
 
+def recovery(seeds: pd.DataFrame, whole: pd.DataFrame) -> bytes:
+    """Information coefficients of simulated markets, a panel for each kind: by seed, and of all of them together. SVG.
+
+    seeds: columns market, seed, system, ic; whole: market, system, ic, ic_lo, ic_hi.
+    """
+    looks = {"oracle": ("_", INK), "fused": ("o", BLUE), "price_only": ("^", ORANGE), "text_only": ("s", GREEN)}
+    kinds = list(dict.fromkeys(seeds["market"]))
+    with _drawing(2.6 * len(kinds) + 0.4, 3.6, simulated=True) as (figure, render):
+        panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+        for axes, kind in zip(panels, kinds, strict=True):
+            own, together = (table[table["market"] == kind] for table in (seeds, whole))
+            last = own["seed"].max() + 2  # apart from the seeds
+            for number, (system, rows) in enumerate(own.groupby("system", sort=False)):
+                marker, color = looks.get(str(system), ("d", PURPLE))
+                name = str(system).replace("_", " ")
+                size = 12 if marker == "_" else 5
+                axes.plot(rows["seed"], rows["ic"], marker, color=color, markersize=size, label=name)
+                ic, low, high = together.loc[together["system"] == system, ["ic", "ic_lo", "ic_hi"]].iloc[0]
+                reach = [[ic - low], [high - ic]]
+                axes.errorbar(last + 0.7 * number, ic, reach, fmt=marker, color=color, markersize=size, capsize=2)
+            axes.axhline(0, color=FAINT, linewidth=0.8)
+            ends = [own["seed"].min(), own["seed"].max()]
+            axes.set_xticks([*ends, last + 0.35 * (own["system"].nunique() - 1)], [*map(str, ends), "all"])
+            axes.set(title=kind, xlabel="seed")
+        panels[0].set_ylabel("information coefficient")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        return render()
+
+
 def attention(found: dict[str, Any]) -> bytes:
     """Where a forecast looked: headlines by sessions where the model has both, else shares alone. SVG.
 

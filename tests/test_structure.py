@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fusion_alpha import config
+from fusion_alpha import config, lab_runs
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("stages", "fusion_alpha", "kernels")
-PIPELINES = ("dvc.yaml", "kernels/dvc.yaml")  # the book's is checked with the book
+PIPELINES = ("dvc.yaml", "kernels/dvc.yaml", "stages/dvc.yaml")  # the book's is checked with the book
 STAGES = {
     name: stage for file in PIPELINES for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
 }
 ORDER = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
-BESIDE = ["train_bicep"]  # not in the pipeline's `dvc repro`
+BESIDE = ["train_bicep", "lab_recovery"]  # not in the pipeline's `dvc repro`
 
 
 def modules() -> list[Path]:
@@ -146,6 +146,17 @@ def test_params_name_every_group_that_a_stage_may_read(name):
     groups &= {field.name for field in fields(config.Config)}  # a part of the configuration may be called cfg too
     groups.discard("executor")  # spreads work; see below
     assert groups <= set(STAGES[name].get("params", [])), f"stage {name} reads parameters that its params do not name"
+
+
+def test_a_stage_that_runs_others_by_name_depends_on_what_they_depend_on():
+    deps, _ = declared(STAGES["lab_recovery"])
+    written = {out for name in ORDER for out in declared(STAGES[name])[1]}
+    for name in (*lab_runs.LAYERS, "train", "predict"):
+        own = {dep for dep in STAGES[name]["deps"] if not dep.startswith("$") and dep not in written}
+        own -= {f"stages/{name}.py"} if name not in lab_runs.LAYERS else set()
+        assert all(covered(ROOT / dep, deps) for dep in own), f"lab_recovery runs {name}: {sorted(own - set(deps))}"
+        params = {param for param in STAGES[name]["params"] if param in {item.name for item in fields(config.Config)}}
+        assert params - {"tickers", "start", "end"} <= set(STAGES["lab_recovery"]["params"])  # these it sets itself
 
 
 def test_another_executor_repeats_no_stage_whose_outputs_do_not_depend_on_it():

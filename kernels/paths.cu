@@ -124,7 +124,7 @@ __device__ __forceinline__ void walk(Real *out, Real unit, Real x0, Real end, co
             Real *to = out + group * width + k;
             if (k < width) {
                 const bool pinned = PINNED && k == job.n_steps;
-#pragma unroll 8
+#pragma unroll 4
                 for (int row = 0; row < rows; ++row, to += width)
                     *to = pinned ? end : scaled(tile[row][lane], unit, x0);
             }

@@ -413,6 +413,8 @@ def _features(what: Plan, scale: Int32, total: Totals) -> McFeatures:
 
 
 def _float32(values: ArrayLike) -> NDArray[np.float32]:
+    if np.asarray(values).dtype.kind not in "fiu":
+        raise ValueError(f"an argument has dtype {np.asarray(values).dtype}, no real numbers")
     with np.errstate(over="ignore"):  # the checks that follow see an infinity
         return np.asarray(values, np.float32)
 

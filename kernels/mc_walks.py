@@ -84,10 +84,16 @@ Walks = Callable[[Tile, int, Address, int, int, int, Totals], None]
 
 
 def stepwise(tile: Tile, n_steps: int) -> Tile:
-    """A tile with a column for each step, and as many that do not move as make a multiple of GROUP."""
-    shape = len(tile.ids), -(-n_steps // GROUP) * GROUP
+    """A tile with a column for each step, and as many that do not move as make a multiple of GROUP.
+
+    Where the volatility is constant, all groups but the last are alike: two are enough, whatever n_steps is.
+    """
+    size, unused = -(-n_steps // GROUP) * GROUP, -n_steps % GROUP
+    if tile.amplitude.shape[1] == 1:
+        size = min(size, 2 * GROUP)
+    shape = len(tile.ids), size
     amplitude, drift = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    amplitude[:, :n_steps], drift[:, :n_steps] = tile.amplitude, tile.drift
+    amplitude[:, : size - unused], drift[:, : size - unused] = tile.amplitude, tile.drift
     return tile._replace(amplitude=amplitude, drift=drift)
 
 
@@ -100,7 +106,8 @@ def general(normal: bool, low: bool, drawdown: bool) -> Walks:
 
     @cpu.jit
     def walk(tile: Any, n_steps: Any, address: Any, first: Any, end: Any, lanes: Any, totals: Any) -> None:
-        problems, n = tile.amplitude.shape
+        problems, columns = tile.amplitude.shape
+        n = -(-n_steps // GROUP) * GROUP
         words, noise = np.empty((4, lanes), np.uint32), np.empty((rows, lanes), dtype)
         state = np.empty((problems, 4, lanes), np.int32)
         for start in range(first, end, lanes):
@@ -112,9 +119,9 @@ def general(normal: bool, low: bool, drawdown: bool) -> Walks:
                     if r == 0 or tile.ids[r] != tile.ids[r - 1]:
                         fill(noise, words, width, step, start, tile.ids[r], address)
                     for k in range(step, min(step + block, n), GROUP):
-                        follow(
-                            noise, k, tile.amplitude[r, k : k + GROUP], tile.drift[r, k : k + GROUP], state[r], width
-                        )
+                        c = k if columns == n else (0 if k + GROUP < n else GROUP)
+                        a, m = tile.amplitude[r, c : c + GROUP], tile.drift[r, c : c + GROUP]
+                        follow(noise, k, a, m, state[r], width)
             for r in range(problems):
                 _add(totals, tile, r, state[r], count)
 

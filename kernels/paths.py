@@ -326,6 +326,8 @@ def _check_address(n_paths: int, n_steps: int, seed: int, stream: int, problem: 
 
 def _finite(name: str, values: ArrayLike, n_steps: int) -> NDArray[np.float64]:
     """The value of each step, [n_steps]."""
+    if np.asarray(values).dtype.kind not in "fiu":
+        raise ValueError(f"{name} has dtype {np.asarray(values).dtype}, no real numbers")
     array = np.asarray(values, np.float64)
     if array.shape not in ((), (n_steps,)):
         raise ValueError(f"{name} has shape {array.shape}, neither () nor ({n_steps},)")

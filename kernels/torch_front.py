@@ -3,7 +3,8 @@
 Tensors are shared with the kernels, not copied: NumPy views on a CPU, DLPack views on a GPU, where a kernel runs on
 torch's current stream. `step` is an argument and never a counter inside: activation checkpointing runs a forward pass
 twice, and a counter would give its second run other masks. Under `torch.compile` and CUDA graphs pass it as a tensor
-(an integer becomes a constant of the graph).
+(an integer becomes a constant of the graph), and call an operation once before its launch is captured: the first call
+compiles it.
 """
 
 import math

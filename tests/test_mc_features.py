@@ -470,6 +470,35 @@ def test_memory_does_not_grow_with_the_paths(kind):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < resident + 8192 * kibibyte
 
 
+@pytest.mark.parametrize("increments", ["bits", "normal"])
+def test_memory_does_not_grow_with_the_steps_of_a_constant_volatility(increments):
+    peaks = []
+    for n_steps in (1 << 10, 1 << 20):
+        what = plan([0.01], [1e-4], [0.1], n_paths=2, n_steps=n_steps, seed=1, increments=increments, hist=False)
+        on_cpu(what)
+        tracemalloc.start()
+        on_cpu(what)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 50_000
+
+
+@pytest.mark.parametrize("n_steps", [1, 7, 8, 9, 15, 16, 17, 129])
+@pytest.mark.parametrize("increments", ["bits", "normal"])
+def test_constant_volatility_is_the_same_as_that_of_each_step(n_steps, increments):
+    options = {"n_paths": 257, "n_steps": n_steps, "seed": 3, "increments": increments, "barrier_low": [0.02]}
+    constant = mc_features([0.01], [1e-3], [0.02], **options)
+    stepwise = mc_features(np.full((1, n_steps), 0.01), [1e-3], [0.02], **options)
+    for one, other in zip(constant, stepwise, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("wrong", [[0.01 + 0j], [True], ["0.01"]])
+def test_numbers_that_are_not_real_are_refused(wrong):
+    with pytest.raises(ValueError, match="dtype"):
+        mc_features(wrong, [0.0], [0.1], n_paths=2, n_steps=4, seed=1)
+
+
 def test_fixed_point_is_that_of_the_written_walks():
     rng = np.random.default_rng(2)
     vol, drift = rng.exponential(10.0 ** rng.uniform(-6, 3, (50, 1)), (50, 9)), rng.normal(0, 0.01, 50)

@@ -6,11 +6,10 @@ import math
 import multiprocessing
 import os
 import signal
-import sqlite3
+import subprocess
 import sys
 import time
-from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,18 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from fusion_market import configuration, market
+from fusion_market import complete, configuration, market
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 import tune_fusion
-from fusion_alpha import config, samples, stage, tracking, training
+from fusion_alpha import config, samples, stage, tables, tracking, training
 from fusion_alpha.config import RangeConfig, SpaceConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.tuning import command, objective, report, space, study, workers
 from fusion_alpha.tuning.study import COUNTED, SAMPLERS
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 BLOCKS = 3
 FORK = multiprocessing.get_context("fork")  # a test's children know the fake score
@@ -48,20 +49,28 @@ def frames():
     return market()
 
 
-@pytest.fixture
-def whole_space():
+def one_epoch() -> config.Config:
     small = configuration()
     small.train = replace(small.train, epochs=1)
     small.tune = replace(small.tune, folds=BLOCKS)
     return small
 
 
-@pytest.fixture
-def cfg(whole_space):
-    """With a small space: each parameter of a trial is a transaction."""
+def with_small_space(cfg: config.Config) -> config.Config:
+    """Each parameter of a trial is a transaction."""
     train = {"lr": RangeConfig(0.0003, 0.01, log=True), "batch_size": RangeConfig(choices=[64, 128])}
     space = SpaceConfig(train, {"dropout": RangeConfig(0.1, 0.7), "sessions": RangeConfig(4, 12)})
-    return replace(whole_space, tune=replace(whole_space.tune, space=space))
+    return replace(cfg, tune=replace(cfg.tune, space=space))
+
+
+@pytest.fixture
+def whole_space():
+    return one_epoch()
+
+
+@pytest.fixture
+def cfg():
+    return with_small_space(one_epoch())
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +326,7 @@ def test_one_worker_finds_the_same_trials_again_and_another_seed_does_not(cfg, f
     assert counted(search(cfg, fake, sampler, 3, "other"))[1:] != first[1:3]
 
 
+@pytest.mark.slow
 def test_tpe_ends_nearer_to_the_best_than_it_began(cfg, fake):
     cfg.tune = replace(cfg.tune, pruner="none")
     values = [value for _, _, value in counted(search(cfg, fake, "tpe", 24))]
@@ -351,11 +361,12 @@ def check_nothing_is_lost_or_doubled(opened: optuna.Study, asked: int) -> None:
 
 
 def test_more_trials_go_on_and_fewer_do_nothing(cfg, fake):
-    short = counted(search(cfg, fake, trials=5))
-    assert counted(search(cfg, fake, trials=5)) == short
+    short = counted(search(cfg, fake, trials=3))
+    assert counted(search(cfg, fake, trials=3)) == short
     assert counted(search(cfg, fake, trials=2)) == short
-    assert counted(search(cfg, fake, trials=9))[:5] == short
-    assert len(counted(search(cfg, fake, trials=9))) == 9
+    longer = counted(search(cfg, fake, trials=5))
+    assert longer[:3] == short
+    assert len(longer) == 5
 
 
 def test_a_grid_ends_with_its_points(cfg, fake):
@@ -373,10 +384,10 @@ def test_a_grid_ends_with_its_points(cfg, fake):
 @pytest.mark.parametrize(("pruner", "prunes"), [("median", True), ("asha", True), ("none", False)])
 def test_pruners(cfg, fake, pruner, prunes):
     cfg.tune = replace(cfg.tune, pruner=pruner)
-    opened = search(cfg, fake, "random", 16)
+    opened = search(cfg, fake, "random", 10)
     pruned = opened.get_trials(states=(TrialState.PRUNED,))
     assert bool(pruned) == prunes
-    assert len(counted(opened)) == 16, "a pruned trial counts"
+    assert len(counted(opened)) == 10, "a pruned trial counts"
     first = {trial.number: trial.user_attrs["blocks"][0]["loss"] for trial in opened.get_trials()}
     for trial in pruned:
         assert 1 <= len(trial.user_attrs["blocks"]) < BLOCKS
@@ -404,17 +415,6 @@ def test_settings_that_exclude_each_other_and_trainings_that_diverge_are_refused
     assert (states[12:] == "refused").all()
 
 
-def test_an_error_of_the_programme_stops_the_search(cfg, fake, monkeypatch):
-    def broken(*arguments) -> float:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(study, "score", broken)
-    with pytest.raises(ZeroDivisionError):
-        search(cfg, fake)
-    with study.lock().acquire(timeout=1):
-        pass
-
-
 # deaths
 
 
@@ -429,6 +429,12 @@ def wait_for(opened: optuna.Study, ready) -> None:
     while not ready(opened.get_trials(deepcopy=False)):
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def running(trials) -> list[int]:
+    """Process ids of the trials that run."""
+    mine = [trial.user_attrs.get("process", "0.") for trial in trials if trial.state == TrialState.RUNNING]
+    return [int(process.split(".")[0]) for process in mine]
 
 
 def n_finished(trials) -> int:
@@ -470,42 +476,67 @@ def test_several_workers_one_of_them_killed(cfg, fake, monkeypatch):
     assert len(processes) >= 2, "the work was shared"
 
 
-def test_a_trial_that_kills_twice_is_given_up_and_not_drawn_again(cfg, fake, monkeypatch):
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_a_trial_that_kills_twice_is_given_up_and_not_drawn_again(cfg, fake, monkeypatch, sampler):
     def deadly(*arguments) -> float:
         os.kill(os.getpid(), signal.SIGKILL)
         return 0.0
 
-    opened = search(cfg, fake, trials=3)
+    cfg.tune = replace(cfg.tune, grid_levels=2)
+    opened = search(cfg, fake, sampler, 3)
     monkeypatch.setattr(study, "score", deadly)
     for _ in range(2):
-        process = begin(cfg, fake, 6, "one")
+        process = begin(cfg, fake, 6, "one", sampler)
         process.join(30)
         assert process.exitcode == -signal.SIGKILL
     monkeypatch.setattr(study, "score", fake)
-    search(cfg, fake, trials=6)
+    search(cfg, fake, sampler, 6)
     failed = opened.get_trials(states=(TrialState.FAIL,))
     assert len(failed) == 2
     assert failed[0].user_attrs["settings"] == failed[1].user_attrs["settings"]
     found = counted(opened)
     assert len(found) == 6
     assert json.dumps(failed[0].user_attrs["settings"]) not in {settings for settings, *_ in found}
+    trials = opened.get_trials()
+    asked = workers.Search("one", sampler, 50, 1, None, cfg)
+    assert asked.target(trials) == (16 if sampler == "grid" else 50), "2^4 points and the present settings, less one"
 
 
-def test_a_death_on_another_machine_shows_in_the_heartbeat(cfg, fake):
-    opened = search(cfg, fake, trials=2)
-    lost = opened.ask()
-    lost.set_user_attr("process", "another-machine:1")
-    lost.set_user_attr("settings", space.settings(space.suggest(lost, cfg)))
-    search(cfg, fake, trials=3)
-    assert len(counted(opened)) == 2, "it may live: its trial is taken"
-    opened._storage.record_heartbeat(lost._trial_id)
-    with closing(sqlite3.connect(stage.root() / "tuning.db")) as database:
-        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-2 minutes')")
-        database.commit()
-    search(cfg, fake, trials=3)
-    assert opened.get_trials()[lost.number].state == TrialState.FAIL
-    assert len(counted(opened)) == 3
-    assert json.loads(counted(opened)[-1][0]) == lost.user_attrs["settings"]
+def test_a_process_that_stands_still_keeps_its_trial(cfg, fake, monkeypatch):
+    slow = Fake(epoch_s=0.3)
+    monkeypatch.setattr(study, "score", slow)
+    opened = study.open_study("one", "random", cfg)
+    process = begin(cfg, slow, 4, "one", "random")
+
+    def trains(trials) -> bool:
+        return any(trial.state == TrialState.RUNNING and "blocks" in trial.user_attrs for trial in trials)
+
+    wait_for(opened, trains)
+    time.sleep(0.1)  # in the middle of an epoch: it holds no lock
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(study, "score", fake)
+        search(cfg, fake, "random", 4)
+        assert n_finished(opened.get_trials()) == 3
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    process.join(30)
+    assert {trial.state for trial in opened.get_trials()} <= set(COUNTED), "nobody took it for dead"
+    check_nothing_is_lost_or_doubled(opened, 4)
+    assert not list((stage.root() / ".cache" / "tuning").iterdir())
+
+
+def test_a_trial_that_ends_in_an_error_is_kept_for_the_next_try(cfg, fake, monkeypatch):
+    def broken(*arguments) -> float:
+        raise ZeroDivisionError
+
+    whole = counted(search(cfg, fake, "grid", 4, "whole"))
+    search(cfg, fake, "grid", 2)
+    monkeypatch.setattr(study, "score", broken)
+    with pytest.raises(ZeroDivisionError):
+        search(cfg, fake, "grid", 4)
+    monkeypatch.setattr(study, "score", fake)
+    assert counted(search(cfg, fake, "grid", 4)) == whole
 
 
 # one study, one question
@@ -535,18 +566,23 @@ def test_a_damaged_database_is_refused(cfg, root):
 # what is written
 
 
-@pytest.fixture
-def found(cfg, fake, frames, root, monkeypatch):
-    """A finished search, its result, and a folder to write to."""
-    cfg.tune = replace(cfg.tune, pruner="none")
-    opened = search(cfg, fake, trials=16)
-    seen = objective.Development.of(frames, cfg)
-    monkeypatch.chdir(root)
-    return opened, report.result(opened, cfg, seen.frames["panel"], seen.blocks)
+@pytest.fixture(scope="module")
+def finished(frames, empty_database, tmp_path_factory):
+    """A finished search, its configuration and its result."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tuning.db").write_bytes(empty_database.read_bytes())
+    small = with_small_space(one_epoch())
+    small.tune = replace(small.tune, pruner="none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.setattr(study, "score", Fake())
+        opened = search(small, Fake(), trials=16)
+    seen = objective.Development.of(frames, small)
+    return opened, small, report.result(opened, small, seen.frames["panel"], seen.blocks)
 
 
-def test_result_names_the_best_and_compares_it_with_the_present_settings(cfg, found):
-    opened, result = found
+def test_result_names_the_best_and_compares_it_with_the_present_settings(finished):
+    opened, _, result = finished
     values = {trial.number: trial.value for trial in opened.get_trials(states=(TrialState.COMPLETE,))}
     assert result["best"]["loss"] == pytest.approx(min(values.values()))
     assert values[result["best"]["trial"]] == min(values.values())
@@ -561,8 +597,9 @@ def test_result_names_the_best_and_compares_it_with_the_present_settings(cfg, fo
     assert result["simulated"] is True
 
 
-def test_files_are_the_same_for_the_same_trials(cfg, found, root):
-    opened, result = found
+def test_files_are_the_same_for_the_same_trials(finished, root, monkeypatch):
+    opened, cfg, result = finished
+    monkeypatch.chdir(root)
     contents = []
     for _ in range(2):
         report.write(opened, cfg, result)
@@ -581,13 +618,13 @@ def test_files_are_the_same_for_the_same_trials(cfg, found, root):
     assert not any(word in text for word in ("20" + time.strftime("%y-%m-%d"), str(root), tracking.process_name()))
 
 
-def test_the_experiment_composes_to_the_best_trial(found, cfg, root):
-    _, result = found
+def test_the_experiment_composes_to_the_best_trial(finished, root, monkeypatch):
+    _, _, result = finished
+    monkeypatch.chdir(root)
     text = report.experiment(result)
-    repository = Path(config.__file__).parents[1]
     (root / "conf").mkdir()
-    for path in (repository / "conf").rglob("*.yaml"):
-        copy = root / path.relative_to(repository)
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        copy = root / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
     (root / report.EXPERIMENT).write_text(text)
@@ -596,7 +633,7 @@ def test_the_experiment_composes_to_the_best_trial(found, cfg, root):
     for key, value in result["best"]["settings"].items():
         group, name = key.split(".")
         assert getattr(getattr(composed, group), name) == value
-    plain = yaml.safe_load((repository / "params.yaml").read_text())
+    plain = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert composed.data.source == plain["data"]["source"]
     assert "study one" in composed.hypothesis
 
@@ -683,3 +720,110 @@ def test_without_tables_it_says_what_to_run(root, monkeypatch, capsys):
     assert "panel.parquet" in said
     assert "dvc repro" in said
     assert {path.name for path in root.iterdir()} == {"params.yaml", "tuning.db"}, "nothing is begun"
+
+
+# the whole: processes, signals, MLflow
+
+
+@pytest.fixture
+def folder(frames, tmp_path, monkeypatch):
+    """A working folder with the tables of the small market, and trainings that take a second."""
+    slow = with_small_space(one_epoch())
+    slow.train = replace(slow.train, epochs=30, patience=30)
+    monkeypatch.chdir(tmp_path)
+    for name, frame in frames.items():
+        tables.write(name, complete(name, frame))
+    OmegaConf.save(OmegaConf.create(asdict(slow)), "params.yaml")
+    return tmp_path
+
+
+def command_line(*arguments: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("DVC_ROOT", None)
+    words = [sys.executable, str(ROOT / "tune_fusion.py"), "--study", "one", *arguments]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_study(folder: Path, ready) -> list:
+    url = f"sqlite:///{folder / 'tuning.db'}"
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        if (folder / "tuning.db").exists() and "one" in optuna.get_all_study_names(url):
+            trials = optuna.load_study(study_name="one", storage=url).get_trials(deepcopy=False)
+            if ready(trials):
+                return trials
+    raise AssertionError("the search does not get on")
+
+
+@pytest.mark.slow
+def test_the_command_survives_kills_and_interruptions(folder):
+    first = command_line("--trials", "12", "--workers", "2")
+    trials = wait_for_study(folder, lambda trials: n_finished(trials) >= 1 and len(running(trials)) == 2)
+    os.kill(running(trials)[0], signal.SIGKILL)
+    wait_for_study(folder, lambda trials: n_finished(trials) >= 3 and len(running(trials)) == 2)
+    first.send_signal(signal.SIGINT)
+    said, _ = first.communicate(timeout=600)
+    assert first.returncode == 130, said
+    assert "a worker was killed (SIGKILL)" in said
+    assert "the same command goes on" in said
+    assert not running(wait_for_study(folder, lambda trials: True)), "interrupted trials are back in the queue"
+
+    second = command_line("--trials", "12", "--workers", "2")
+    trials = wait_for_study(folder, lambda trials: n_finished(trials) >= 5 and len(running(trials)) == 2)
+    second.kill()
+    second.communicate()
+    for pid in running(trials):
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists())
+
+    third = command_line("--trials", "12", "--workers", "1", "--timeout", "0.1")
+    said, _ = third.communicate(timeout=600)
+    assert third.returncode == 3, said
+
+    last = command_line("--trials", "12", "--workers", "2")
+    said, _ = last.communicate(timeout=600)
+    assert last.returncode == 0, said
+    opened = optuna.load_study(study_name="one", storage=f"sqlite:///{folder / 'tuning.db'}")
+    check_nothing_is_lost_or_doubled(opened, 12)
+    assert "SIMULATED" in said
+    assert "dvc exp run -S +experiment=tuned" in said
+    result = json.loads((folder / report.METRICS).read_text())
+    assert sum(result["trials"].values()) == 12
+    assert (
+        yaml.safe_load((folder / report.EXPERIMENT).read_text())["train"]["lr"]
+        == result["best"]["settings"]["train.lr"]
+    )
+    check_mlflow(folder, opened)
+
+
+def wait_until(ready) -> None:
+    deadline = time.monotonic() + 300
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def check_mlflow(folder: Path, opened: optuna.Study) -> None:
+    """One run of the search, and each trial that counts once below it."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
+    parent = client.get_run(opened.user_attrs["mlflow_run"])
+    assert parent.info.status == "FINISHED"
+    children = [run for run in runs if run.info.run_id != parent.info.run_id]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    numbers = sorted(int(run.data.tags["trial"]) for run in children)
+    assert numbers == [trial.number for trial in opened.get_trials(states=COUNTED)]
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_the_command_refuses_what_a_study_was_not_begun_with(folder):
+    done = command_line("--trials", "1", "--set", "train.epochs=1", "train.patience=1")
+    said, _ = done.communicate(timeout=600)
+    assert done.returncode == 0, said
+    again = command_line("--trials", "1")
+    said, _ = again.communicate(timeout=600)
+    assert again.returncode == 2, said
+    assert "begun with train.epochs = 1, now it is 30" in said

@@ -1,9 +1,9 @@
 """The study and its trials: which settings come next, one trial after the other, and what a death leaves.
 
-The database is tuning.db at `stage.root()` (SQLite, write-ahead log). A trial belongs to the process that runs it.
-Processes take trials in turn, under one lock: whoever holds it fails the trials of dead processes and puts them back in
-the queue, counts, and takes the next trial, so that no trial is lost, doubled or one too many. A process is dead when
-its machine says so, or when its heartbeat has stopped for `_GRACE_S`.
+The database is tuning.db at `stage.root()` (SQLite, write-ahead log). Processes take trials in turn, under one lock:
+whoever holds it fails the trials of dead processes and puts them back in the queue, counts, and takes the next trial,
+so that no trial is lost, doubled or one too many. A process is dead when the file that it keeps locked is free: the
+system lets go of it at once, and nothing else does, neither a long epoch nor a machine that sleeps.
 
 The sampler is made anew for every trial, seeded by `tune.seed` and the trial's place among those that count. So no two
 processes draw the same, and a search by one process that was killed and goes on takes the settings that it would have
@@ -14,16 +14,18 @@ trial has the configuration's own settings: what the search has to beat.
 import hashlib
 import json
 import logging
+import os
+import secrets
 import sqlite3
-import warnings
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
 
@@ -38,7 +40,6 @@ log = logging.getLogger(__name__)
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # what --trials counts
 _RETRIES = 1  # of a trial whose process died
-_HEARTBEAT_S, _GRACE_S = 10, 60
 _BUSY_S = 60.0
 _STARTUP_TRIALS = 5  # finished before any is pruned
 
@@ -52,8 +53,36 @@ def database_url() -> str:
 
 
 def lock() -> FileLock:
-    """Held while a trial is taken or dead ones are put back; the system lets go of it when its holder dies."""
+    """Held while a trial is taken or put back."""
     return FileLock(stage.root() / "tuning.db.lock")
+
+
+@contextmanager
+def _presence() -> Iterator[str]:
+    """A name for this process, by which others can tell that it lives: that of a file that is locked until then."""
+    name = f"{os.getpid()}.{secrets.token_hex(4)}"
+    path = _presence_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path):
+            yield name
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _is_gone(name: str) -> bool:
+    path = _presence_file(name)
+    if path.exists():
+        try:
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return False
+    return True
+
+
+def _presence_file(name: str) -> Path:
+    return stage.root() / ".cache" / "tuning" / f"{name}.lock"
 
 
 def open_study(name: str, sampler: str, cfg: Config) -> optuna.Study:
@@ -65,17 +94,11 @@ def open_study(name: str, sampler: str, cfg: Config) -> optuna.Study:
     space.check(cfg)
     database = stage.root() / "tuning.db"
     try:
-        with lock(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with lock():
             with closing(sqlite3.connect(database)) as plain:
                 plain.execute("PRAGMA journal_mode=WAL")
-            storage = optuna.storages.RDBStorage(
-                database_url(),
-                engine_kwargs={"connect_args": {"timeout": _BUSY_S}},
-                heartbeat_interval=_HEARTBEAT_S,
-                grace_period=_GRACE_S,
-                heartbeat_stale_trial_callback=_put_back_after_death,
-            )
+            options = {"connect_args": {"timeout": _BUSY_S}}
+            storage = optuna.storages.RDBStorage(database_url(), engine_kwargs=options)
             study = optuna.create_study(
                 storage=storage, study_name=name, direction="minimize", pruner=_pruner(cfg), load_if_exists=True
             )
@@ -129,28 +152,28 @@ def run_trials(
 ) -> None:
     """Run one trial after the other until the study has, or other processes have begun, `trials` of them.
 
-    should_stop: asked after every epoch and between trials.
+    should_stop: asked after every epoch and between trials. A trial that is stopped, or ends in an error, is put back.
     """
-    holder = lock()
     grid = _grid(cfg) if study.user_attrs["question"]["sampler"] == "grid" else None
-
-    def objective(trial: optuna.Trial) -> float:
-        point = _name(trial, cfg)
-        holder.release()
-        return _run(trial, point, development, cfg, device, should_stop)
-
-    while not should_stop():
-        try:
-            holder.acquire()
-            if not take_next(study, cfg, trials, grid):
-                return
-            study.optimize(objective, n_trials=1)
-        except Interrupted:
-            with holder:
-                _put_back(study, _last_of(study, tracking.process_name()))
-            return
-        finally:
-            holder.release(force=True)
+    with _presence() as name:
+        while not should_stop():
+            with lock():
+                if not take_next(study, cfg, trials, grid):
+                    return
+                trial = study.ask()
+                point = _begin_trial(trial, name, cfg)
+            try:
+                value = _score(trial, point, development, cfg, device, should_stop)
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+            except BaseException as error:
+                study.tell(trial, state=TrialState.FAIL)
+                with lock():
+                    _put_back(study, study.get_trials(deepcopy=False)[trial.number])
+                if not isinstance(error, Interrupted):
+                    raise
+            else:
+                study.tell(trial, value)
 
 
 def take_next(study: optuna.Study, cfg: Config, trials: int, grid: list[space.Point] | None) -> bool:
@@ -161,10 +184,10 @@ def take_next(study: optuna.Study, cfg: Config, trials: int, grid: list[space.Po
     if len(taken) >= trials:
         return False
     sampler = study.user_attrs["question"]["sampler"]
-    study.sampler = _sampler(sampler, cfg.tune.seed, len(taken), _given_up(known))
+    study.sampler = _sampler(sampler, cfg.tune.seed, len(taken), given_up(known))
     if grid is None or any(trial.state == TrialState.WAITING for trial in known):
         return True
-    visited = [trial.user_attrs["settings"] for trial in taken]
+    visited = [trial.user_attrs.get("settings") for trial in known]
     point = next((point for point in grid if point not in visited), None)
     if point is None:
         return False
@@ -181,14 +204,11 @@ def fail_dead(study: optuna.Study) -> None:
     """Fail the running trials of dead processes and put them back in the queue. Call with the lock held."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         process = trial.user_attrs.get("process")  # written under the lock: without it, the process died in between
-        if process is not None and not tracking.is_gone(process):
+        if process is not None and not _is_gone(process):
             continue
         told = study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         if told.state == TrialState.FAIL:
             _put_back_after_death(study, trial)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.storages.fail_stale_trials(study)
 
 
 def _put_back_after_death(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -218,19 +238,15 @@ def _put_back(study: optuna.Study, trial: FrozenTrial, retries: int | None = Non
     )
 
 
-def _last_of(study: optuna.Study, process: str) -> FrozenTrial:
-    return [trial for trial in study.get_trials() if trial.user_attrs.get("process") == process][-1]
-
-
-def _given_up(trials: list[FrozenTrial]) -> int:
+def given_up(trials: Sequence[FrozenTrial]) -> int:
     """Failed trials that were not put back."""
     failed = sum(trial.state == TrialState.FAIL for trial in trials)
     return failed - sum("repeats" in trial.user_attrs for trial in trials)
 
 
-def _name(trial: optuna.Trial, cfg: Config) -> space.Point:
+def _begin_trial(trial: optuna.Trial, process: str, cfg: Config) -> space.Point:
     """Say in the study whose trial it is and with which settings. Call with the lock held."""
-    trial.set_user_attr("process", tracking.process_name())
+    trial.set_user_attr("process", process)
     point = space.suggest(trial, cfg)
     if "present" not in trial.user_attrs:
         point = space.settings(point)
@@ -238,7 +254,7 @@ def _name(trial: optuna.Trial, cfg: Config) -> space.Point:
     return point
 
 
-def _run(
+def _score(
     trial: optuna.Trial,
     point: space.Point,
     development: Development,
@@ -263,9 +279,9 @@ def _run(
         raise optuna.TrialPruned("refused") from None
 
 
-def _sampler(name: str, seed: int, place: int, given_up: int) -> optuna.samplers.BaseSampler:
+def _sampler(name: str, seed: int, place: int, n_given_up: int) -> optuna.samplers.BaseSampler:
     """The sampler of one trial; a trial that was given up is not drawn again."""
-    own = _draw(seed, f"{place} {given_up}") % (1 << 32)
+    own = _draw(seed, f"{place} {n_given_up}") % (1 << 32)
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=own)
     if name == "cmaes":

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
@@ -24,7 +25,7 @@ from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.tuning import space
 from fusion_alpha.tuning.objective import Development
-from fusion_alpha.tuning.study import COUNTED, fail_dead, lock, open_study, run_trials
+from fusion_alpha.tuning.study import COUNTED, fail_dead, given_up, lock, open_study, run_trials
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,17 @@ class Search:
     timeout_s: float | None
     cfg: Config
 
-    def target(self) -> int:
-        """Trials to run: a grid may have fewer points than were asked for."""
+    def target(self, trials: Sequence[FrozenTrial] = ()) -> int:
+        """Trials to run: a grid may have fewer points than were asked for, and some that no process survives."""
         if self.sampler != "grid":
             return self.trials
+        return min(self.trials, self._points - given_up(trials))
+
+    @cached_property
+    def _points(self) -> int:
         points = space.grid(self.cfg)
         own = space.present(self.cfg)
-        return min(self.trials, len(points) + (own is not None and own not in points))
+        return len(points) + (own is not None and own not in points)
 
 
 class WorkerFailed(Exception):
@@ -68,12 +73,12 @@ def run(search: Search, study: optuna.Study, show: Show) -> str:
     Raises WorkerFailed.
     """
     started = time.monotonic()
-    target = search.target()
     with _signals() as signals, _Team(search) as team:
         while True:
             trials = study.get_trials(deepcopy=False)
             show(trials)
             counted = sum(trial.state in COUNTED for trial in trials)
+            target = search.target(trials)
             if counted >= target:
                 return "done"
             if signals:

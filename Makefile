@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test test-all params lint format bench parity recovery book ui lock clean
+.PHONY: help env repro test test-all params lint format bench parity stocknet recovery book ui lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench: $(READY) ## measure the kernels beside their peers; appends to metrics/be
 
 parity: $(READY) ## train FusionNet with BICEP's dropout and with torch's, and compare (ten minutes)
 	dvc repro kernels/dvc.yaml
+
+stocknet: $(READY) ## every system of the StockNet benchmark on real data (an hour; STOCKNET_ARCHIVE=FILE, else it downloads)
+	dvc repro stages/dvc.yaml:stocknet
 
 recovery: $(READY) ## thirty simulated markets: is what was planted found, and nothing else? (ten minutes)
 	dvc repro stages/dvc.yaml:lab_recovery

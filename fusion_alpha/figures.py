@@ -282,6 +282,27 @@ def save(path: Path, svg: bytes) -> Path:
     return path
 
 
+def intervals(panels: dict[str, pd.DataFrame], label: str, colors: dict[str, str], simulated: bool) -> bytes:
+    """One line a row with its interval, a panel beside the other, zero marked. SVG.
+
+    panels: by title, tables of the same rows in the same order: value, low, high, kind; colors: by kind.
+    """
+    n_rows = len(next(iter(panels.values())))
+    with _drawing(7.2, 0.6 + 0.22 * n_rows, simulated) as (figure, render):
+        for axes, (title, table) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+            at = np.arange(n_rows)
+            axes.axvline(0, color=INK, linewidth=0.8)
+            for kind, color in colors.items():
+                here = (table["kind"] == kind).to_numpy()
+                axes.hlines(at[here], table["low"][here], table["high"][here], color=color, linewidth=1.5)
+                axes.plot(table["value"][here], at[here], "o", color=color, markersize=4, label=kind)
+            axes.set(title=title, xlabel=label)
+            axes.set_yticks(at, list(table.index))
+            axes.invert_yaxis()
+        axes.legend(loc="lower right", fontsize=7)
+        return render()
+
+
 @contextmanager
 def _drawing(
     width: float, height: float, simulated: bool, kind: str = "svg"

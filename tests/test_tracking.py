@@ -178,3 +178,39 @@ def test_a_damaged_database_is_named(tmp_path, monkeypatch):
     (tmp_path / "mlflow.db").write_text("garbage " * 100)
     with pytest.raises(InputError, match=r"(?s)mlflow\.db: the tracking database cannot be used.*move it away"):
         tracking.prepare()
+
+
+def test_a_search_has_each_trial_once_below_it(client, cfg):
+    def trial(number, **settings):
+        tried = replace(cfg, train=replace(cfg.train, **settings))
+        folds = pd.DataFrame({"loss": [1.5, 1.25 + number]})
+        return tracking.Trial(number, tried, {"tune/loss": folds["loss"].mean()}, folds, {"state": "complete"}, 1, 2)
+
+    trials = [trial(0), trial(1, lr=0.01), trial(2, lr=0.02)]
+    with tracking.search_run(cfg, "one", None) as record:
+        record.add(trials[:2])
+        record.add(trials)
+        known = record.id
+    half_done = client.search_runs([client.get_run(known).info.experiment_id], "tags.trial = '2'")[0]
+    client.update_run(half_done.info.run_id, status="RUNNING")
+    with tracking.search_run(cfg, "one", known) as record:
+        assert record.id == known
+        record.add(trials)
+        record.finish({"tune/loss": 1.5}, [])
+    runs = {run.data.tags.get("trial"): run for run in runs_of(client)}
+    assert len(runs) == len(runs_of(client)) == 4
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert (runs[None].info.run_id, runs[None].data.metrics) == (known, {"tune/loss": 1.5})
+    child = runs["1"]
+    assert child.data.tags["mlflow.parentRunId"] == known
+    assert (child.info.start_time, child.info.end_time) == (1, 2)
+    assert child.data.params["train.lr"] == "0.01"
+    assert child.data.tags["config"] != runs["0"].data.tags["config"] == runs[None].data.tags["config"]
+    assert [point.value for point in client.get_metric_history(child.info.run_id, "fold/loss")] == [1.5, 2.25]
+    assert "tune.seed" not in child.data.params, "what only a search reads is no setting of a training"
+
+
+def test_a_search_that_is_interrupted_is_marked(client, cfg):
+    with pytest.raises(KeyboardInterrupt), tracking.search_run(cfg, "one", "an id of another database") as record:
+        raise KeyboardInterrupt
+    assert client.get_run(record.id).info.status == "KILLED"

@@ -20,7 +20,7 @@ def test_a_configuration_is_changed_as_by_hand_and_stays_as_it_was():
     other = config.changed(cfg, ["model=concat", "model.dropout=0.1", "data.lab.seed=9"])
     assert (other.model.name, other.model.dropout, other.data.lab.seed, other.train.lr) == ("concat", 0.1, 9, 0.5)
     assert config.changed(cfg, []) == cfg == config.load(["train.lr=0.5"])
-    with pytest.raises(InputError, match="train.lrr"):
+    with pytest.raises(InputError, match=r"train\.lrr"):
         config.changed(cfg, ["train.lrr=1"])
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -679,6 +679,43 @@ def test_trials_for_mlflow(cfg, fake):
         assert record.folds["loss"].tolist() == [block["loss"] for block in states[number].user_attrs["blocks"]]
         assert record.metrics["tune/loss"] == pytest.approx(record.folds["loss"].mean())
         assert record.start_ms <= record.end_ms
+
+
+# the team
+
+
+@dataclass
+class Ended:
+    """In place of a process that has ended."""
+
+    exitcode: int
+
+
+def team_of(cfg, *statuses: int) -> workers._Team:
+    team = workers._Team(workers.Search("one", "tpe", 10, 2, None, cfg))
+    team.members = [Ended(status) for status in statuses]
+    return team
+
+
+def test_a_worker_that_ends_is_let_go_and_one_that_fails_ends_the_search(cfg):
+    team = team_of(cfg, 0, 0)
+    assert not team.reap(counted=1)
+    assert team.members == []
+    for status in (1, 2):
+        with pytest.raises(workers.WorkerFailed, match="error above") as failed:
+            team_of(cfg, 0, status).reap(counted=1)
+        assert failed.value.status == status
+
+
+def test_workers_that_die_without_end_are_not_replaced_for_ever(cfg):
+    team = team_of(cfg)
+    for counted_trials in (1, 1, 2, 2, 2, 2):
+        team.members = [Ended(-signal.SIGKILL)]
+        assert team.reap(counted_trials)
+    team.members = [Ended(-signal.SIGKILL)] * 2
+    with pytest.raises(workers.WorkerFailed, match="is memory short") as failed:
+        team.reap(2)
+    assert failed.value.status == 1
 
 
 # the command

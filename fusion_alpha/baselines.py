@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fusion_alpha.config import Config
+from fusion_alpha.decision import Floats, decide, under_limits
 from fusion_alpha.tables import BAR_KEY
-from fusion_alpha.trading import Floats, decide, under_limits
 from kernels import philox
 
 BENCHMARK = "buy_and_hold"

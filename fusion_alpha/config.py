@@ -212,21 +212,31 @@ class StrategyConfig:
     name: str
     allow_short: bool
     edge_min: float
+    severity_share: float
     vol_target: float
     correlation: float
     max_weight: float
     max_gross: float
+    max_turnover: float | None
     commission_bps: float
     half_spread_bps: float
     slippage_bps: float
+    impact_bps: float
+    volume_bars: int
+    capital: float
     borrow_bps: float
+    costs: str | None
 
     def __post_init__(self) -> None:
-        for name in ("vol_target", "max_weight", "max_gross"):
+        for name in ("vol_target", "max_weight", "max_gross", "capital"):
             _require(getattr(self, name) > 0, f"strategy.{name}", getattr(self, name), "positive")
         _require(self.edge_min >= 0, "strategy.edge_min", self.edge_min, "at least 0 (simple return)")
-        _require(0 <= self.correlation <= 1, "strategy.correlation", self.correlation, "in [0, 1]")
-        for name in ("commission_bps", "half_spread_bps", "slippage_bps", "borrow_bps"):
+        for name in ("correlation", "severity_share"):
+            _require(0 <= getattr(self, name) <= 1, f"strategy.{name}", getattr(self, name), "in [0, 1]")
+        most = self.max_turnover
+        _require(most is None or most > 0, "strategy.max_turnover", most, "positive, or null for no limit")
+        _require(self.volume_bars >= 1, "strategy.volume_bars", self.volume_bars, "at least 1 (bars)")
+        for name in ("commission_bps", "half_spread_bps", "slippage_bps", "impact_bps", "borrow_bps"):
             _require(getattr(self, name) >= 0, f"strategy.{name}", getattr(self, name), "at least 0 (bps)")
 
     @property

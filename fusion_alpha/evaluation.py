@@ -16,10 +16,14 @@ from fusion_alpha.tables import BAR_KEY
 
 # Columns of each table that an evaluation reads.
 INPUTS: dict[str, list[str]] = {
-    "predictions": [*BAR_KEY, "decided_utc", "model_id", "fold", "split", "p_up", "mean_ret", "sd_ret", "kind"],
+    "predictions": [
+        *BAR_KEY,
+        *("decided_utc", "model_id", "fold", "split"),
+        *("p_up", "mean_ret", "sd_ret", "severity", "kind"),
+    ],
     "panel": [
         *BAR_KEY,
-        *("session", "session_open_utc", "open", "close", "ret"),
+        *("session", "session_open_utc", "open", "close", "volume", "adjustment", "ret"),
         *("fill_utc", "target_ret", "target_label", "split"),
     ],
     "contradiction": [*BAR_KEY, "s", "z_s", "cs", "kind", "severity"],
@@ -77,7 +81,7 @@ def evaluate(
         if cfg.target.name == "next_open":  # the oracle foretells this target and no other
             metrics["oracle"] = against_oracle(known)
             weights["oracle"] = trading.decide(
-                known.assign(mean_ret=known["oracle_mean_ret"], sd_ret=known["sigma_target"]), cfg
+                known.assign(mean_ret=known["oracle_mean_ret"], sd_ret=known["sigma_target"], severity=1.0), cfg
             )
     results = simulate(weights, rows, panel, cfg)
     per_year = trading.bars_per_year(cfg)
@@ -87,14 +91,7 @@ def evaluate(
 
 def simulate(weights: pd.DataFrame, rows: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> dict[str, pd.DataFrame]:
     """Every column of `weights` (rows as in `rows`) traded on the same market."""
-    market = trading.market(panel, cfg)
-    orders = rows[["ticker", "decided_utc", "fill_utc"]]
-    return {
-        str(name): trading.simulate(
-            orders.assign(weight=weights[name]), market, cfg, passive=name == baselines.BENCHMARK
-        )
-        for name in weights
-    }
+    return trading.simulate_all(weights, rows, trading.market(panel, cfg), cfg, passive=[baselines.BENCHMARK])
 
 
 def _with_truth(rows: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:

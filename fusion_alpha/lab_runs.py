@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 
 LAYERS = ("ingest", "clean", "process", "technical", "text", "contradiction")
 _FORECAST = (*LAYERS, "train", "predict")  # whose code and parameters the forecasts depend on, beside these modules
-_MODULES = [Path(__file__).with_name(f"{name}.py") for name in ("evaluation", "lab_runs", "trading")]
+_OWN = ("backtest", "costs", "decision", "engine", "evaluation", "lab_runs", "market")
+_MODULES = [Path(__file__).with_name(f"{name}.py") for name in _OWN]
 _FIRST_DAY, _LAST_DAY = "2015-01-01", "2030-12-01"  # of the simulation at most
 _SINGLE = ("data=lab", "target=next_open", "interval=1d", "tickers=[]", "start=null", "end=null")
 
@@ -154,11 +155,10 @@ def _books(rows: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd.DataFrame
 
     Nothing costs anything here, so that every forecast is traded, however small.
     """
-    nothing = replace(
-        cfg.strategy, commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0, borrow_bps=0.0, edge_min=0.0
-    )
+    rates = ("commission_bps", "half_spread_bps", "slippage_bps", "impact_bps", "borrow_bps", "edge_min")
+    nothing = replace(cfg.strategy, max_turnover=None, costs=None, **dict.fromkeys(rates, 0.0))
     free = replace(cfg, strategy=nothing)
-    oracle = rows.assign(mean_ret=rows["oracle_mean_ret"], sd_ret=rows["sigma_target"])
+    oracle = rows.assign(mean_ret=rows["oracle_mean_ret"], sd_ret=rows["sigma_target"], severity=1.0)
     weights = pd.DataFrame({"gross_ret": trading.decide(rows, free), "oracle_gross_ret": trading.decide(oracle, free)})
     books = evaluation.simulate(weights, rows, panel, free)
     opens = next(iter(books.values()))["opens_utc"]

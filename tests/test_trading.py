@@ -17,7 +17,8 @@ BUDGET = 0.10 / np.sqrt(252)  # volatility of a bar that a yearly 10% allows
 
 @pytest.fixture(scope="module")
 def cfg():
-    return configuration()
+    """Nothing but side costs and one borrow rate: what the sums below are made of."""
+    return configuration(impact_bps=0.0, max_turnover=None)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def predicted(mean, sd=SIGMA, decided="2016-07-05 20:01"):
     time = pd.Timestamp(decided, tz="UTC").as_unit("us")
     return pd.DataFrame(
         {"ticker": [f"T{i}" for i in range(len(mean))], "decided_utc": time, "mean_ret": mean, "sd_ret": sd}
-    )
+    ).assign(severity=1.0)
 
 
 # decide
@@ -315,7 +316,9 @@ def test_no_weight_sees_prices_or_scores_after_its_decision(cfg, cut):
     def weights(quoted, scores):
         built = panel.build(quoted, tables.empty("benchmark"), cfg)
         test = built[built["split"] == "test"]
-        test = test.assign(mean_ret=0.001, sd_ret=SIGMA)  # the model's own look-ahead is tested with the model
+        test = test.assign(
+            mean_ret=0.001, sd_ret=SIGMA, severity=0.5
+        )  # the model's own look-ahead is tested with the model
         return test, baselines.weights(test, built, scores, cfg).drop(columns="shuffled")
 
     rows, before = weights(quoted, scores)

@@ -326,6 +326,7 @@ class TrainConfig:
     augment_bridge: float
     threads: int
     device: str
+    precision: str
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "threads"):
@@ -335,6 +336,8 @@ class TrainConfig:
         for name in ("weight_decay", "beta", "augment_bridge"):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
         _require(self.device in ("cpu", "cuda"), "train.device", self.device, "cpu or cuda")
+        known = ("float32", "bfloat16")
+        _require(self.precision in known, "train.precision", self.precision, " or ".join(known))
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """Train a FusionNet: AdamW on train rows, early stopping on dev rows, the same bits for the same inputs.
 
+With train.precision = bfloat16 the forward pass of training runs under autocast: matrix products in bfloat16, weights,
+gradients' sums, losses and everything that is judged in float32. Its exponent range is float32's: no loss scaling.
+
 Loss: BCE of p_up plus beta times the Gaussian negative log likelihood of target_ret over trailing volatility, in nats.
 Rows of role test are never touched. Weights come from a generator seeded by train.seed; the order of the batches
 and all noise (dropout, sticky masks, bridges on prices) are Philox words addressed by (seed, epoch) and (seed, step),
@@ -177,7 +180,9 @@ def run_epoch(
             step=noise.step,
             first_row=noise.first_row,
         ).to(device)
-        losses = loss(state.net(batch, noise), batch, train.beta)
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
+            output = state.net(batch, noise)
+        losses = loss(output, batch, train.beta)
         state.optimizer.zero_grad(set_to_none=True)
         (losses[0] * (len(own) / len(whole))).backward()
         ranks.add_up([value.grad for value in parameters if value.grad is not None])
@@ -203,10 +208,11 @@ def run_epoch(
 
 
 def loss(output: Output, batch: Batch, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Means over the batch: bce + beta nll, bce, nll; in nats."""
-    bce = functional.binary_cross_entropy_with_logits(output.logit, batch.label)
-    z = (batch.target - output.mean) / output.sd
-    nll = (0.5 * z.square() + output.sd.log()).mean() + 0.5 * math.log(2 * math.pi)
+    """Means over the batch: bce + beta nll, bce, nll; in nats and in float32, whatever the network computed in."""
+    logit, mean, sd = output.logit.float(), output.mean.float(), output.sd.float()
+    bce = functional.binary_cross_entropy_with_logits(logit, batch.label)
+    z = (batch.target - mean) / sd
+    nll = (0.5 * z.square() + sd.log()).mean() + 0.5 * math.log(2 * math.pi)
     return bce + beta * nll, bce, nll
 
 

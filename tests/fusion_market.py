@@ -23,7 +23,7 @@ def configuration(variant: str = "fused", **model: object) -> config.Config:
         "text_only": (True, False, False, "none", False),
     }
     names = ("use_text", "use_technical", "use_contradiction", "fusion", "severity_gate")
-    size = {"width": 16, "heads": 2, "news_tokens": 4, "sessions": 6, "news_lookback_bars": 3}
+    size = {"width": 16, "heads": 2, "news_tokens": 4, "sessions": 6, "news_lookback_bars": 3, "dropout": 0.5}
     cfg.model = replace(cfg.model, name=variant, **dict(zip(names, parts[variant], strict=True)) | size | model)
     cfg.text = replace(cfg.text, name="stub", dim=DIM, sha256=None)
     cfg.train = replace(cfg.train, epochs=2, batch_size=128, threads=1)

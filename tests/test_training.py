@@ -57,6 +57,28 @@ def test_bridges_on_prices_are_off_by_default_and_repeat(frames, monkeypatch):
     assert same(training.train(data, cfg, CPU).net.state_dict(), plain.net.state_dict())
 
 
+def test_bfloat16_computes_in_it_and_keeps_weights_and_losses_in_float32(frames, monkeypatch):
+    cfg = configuration()
+    data = samples.build(frames, cfg)
+    full = training.train(data, cfg, CPU)
+    seen = []
+    heads = torch.nn.Linear.forward
+
+    def forward(layer, x):
+        y = heads(layer, x)
+        seen.append((layer.training, y.dtype))
+        return y
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    cfg.train = replace(cfg.train, precision="bfloat16")
+    mixed, again = (training.train(data, cfg, CPU) for _ in range(2))
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
+    assert {value.dtype for value in mixed.net.state_dict().values()} == {torch.float32}
+    assert same(mixed.net.state_dict(), again.net.state_dict())
+    assert not same(mixed.net.state_dict(), full.net.state_dict())
+    assert mixed.best_loss == pytest.approx(full.best_loss, rel=0.02)
+
+
 @pytest.mark.parametrize("variant", ["fused", "attention", "concat", "price_only", "text_only"])
 def test_every_ablation_trains(frames, variant):
     cfg = configuration(variant)

@@ -1,0 +1,1 @@
+"""The live router: feeds, guards, rolling state, decisions, orders and their journal."""

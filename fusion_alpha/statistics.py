@@ -78,7 +78,7 @@ def strategies(
     sessions = next(iter(results.values()))["session"]
     block = settings.block_sessions * len(net) / sessions.nunique()
     low, high = bootstrap_interval(lambda sample: sharpe(sample, per_year), net, block, settings)
-    by_session = {name: _compound_by_session(result) for name, result in results.items()}
+    by_session = {name: session_returns(result) for name, result in results.items()}
     measures = {}
     for number, (name, result) in enumerate(results.items()):
         measures[name] = _measures(result, per_year)
@@ -97,7 +97,8 @@ def equity(result: pd.DataFrame) -> pd.Series:
     return value.groupby(result["session"]).last()
 
 
-def _compound_by_session(result: pd.DataFrame) -> pd.Series:
+def session_returns(result: pd.DataFrame) -> pd.Series:
+    """Net return of each session of one simulation, compounded over its bars."""
     return (1 + result["net_ret"]).groupby(result["session"]).prod() - 1
 
 

@@ -399,7 +399,10 @@ class RangeConfig:
 
 @dataclass
 class SpaceConfig:
-    """Parameters of train and model that a search may move; null takes one out. Others would need new features."""
+    """Parameters of train and model that a search may move; null takes one out. Others would need new features.
+
+    Choices of model.name are those of conf/model: each brings the settings in which its file differs.
+    """
 
     train: dict[str, RangeConfig | None]
     model: dict[str, RangeConfig | None]
@@ -415,12 +418,11 @@ class SpaceConfig:
 
 def _require_range(key: str, item: RangeConfig, kind: type | None) -> None:
     name = key.removeprefix("tune.space.")
-    known = kind is not None and name not in ("train.seed", "train.threads", "train.device", "model.name")
+    known = kind is not None and name not in ("train.seed", "train.threads", "train.device")
     _require(known, key, name, "a parameter of train or model that changes what is learned")
     if item.choices is not None:
         _require(item.low is None and item.high is None, key, item, "choices, or low and high, not both")
-        kinds = (int, float) if kind is float else (kind,)
-        right = len(item.choices) >= 2 and all(type(value) in kinds for value in item.choices)
+        right = len(item.choices) >= 2 and all(_is_a(kind, value) for value in item.choices)
         _require(right, f"{key}.choices", item.choices, f"at least two values of the kind of {name}")
         return
     _require(kind in (int, float), key, name, "choices: the parameter is no number")
@@ -432,6 +434,12 @@ def _require_range(key: str, item: RangeConfig, kind: type | None) -> None:
     _require(not item.log or (item.low or 0) > 0, f"{key}.low", item.low, "positive on a log scale")
     _require(item.step is None or not item.log, f"{key}.step", item.step, "none on a log scale")
     _require(item.step is None or item.step > 0, f"{key}.step", item.step, "positive")
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_a(get_args(kind)[0], one) for one in value)
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 @dataclass
@@ -516,6 +524,39 @@ class RecoveryConfig:
 
 
 @dataclass
+class LiveConfig:
+    """What the live router demands of bars, feeds and clocks; no part of the pipeline's own results."""
+
+    window_bars: int
+    settle_s: float
+    grace_s: float
+    stale_s: float
+    jump_sd: float
+    clean_bars: int
+    silent_bars: int
+    skew_warn_s: float
+    skew_halt_s: float
+    connect_timeout_s: float
+    read_timeout_s: float
+    tries: int
+    requests_per_minute: float
+    breaker_failures: int
+    breaker_rest_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("clean_bars", "silent_bars", "tries", "breaker_failures"):
+            _require(getattr(self, name) >= 1, f"live.{name}", getattr(self, name), "at least 1")
+        for name in ("settle_s", "grace_s"):
+            _require(getattr(self, name) >= 0, f"live.{name}", getattr(self, name), "at least 0 (seconds)")
+        for name in ("stale_s", "jump_sd", "skew_warn_s", "connect_timeout_s", "read_timeout_s", "breaker_rest_s"):
+            _require(getattr(self, name) > 0, f"live.{name}", getattr(self, name), "positive")
+        _require(self.requests_per_minute > 0, "live.requests_per_minute", self.requests_per_minute, "positive")
+        rule = "more than live.skew_warn_s"
+        _require(self.skew_halt_s > self.skew_warn_s, "live.skew_halt_s", self.skew_halt_s, rule)
+        _require(self.window_bars >= 120, "live.window_bars", self.window_bars, "at least 120")
+
+
+@dataclass
 class Config:
     """Everything that a stage may read; see the comments in conf/ for units and meaning."""
 
@@ -540,6 +581,7 @@ class Config:
     tune: TuneConfig
     benchmark: BenchmarkConfig
     recovery: RecoveryConfig
+    live: LiveConfig
 
     def __post_init__(self) -> None:
         pattern = re.fullmatch(r"1d|[1-9]\d*m", self.interval)
@@ -686,6 +728,12 @@ def leaves(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
         return [prefix]
     return [leaf for name, child in node.items() for leaf in leaves(child, f"{prefix}.{name}" if prefix else name)]
+
+
+def variant(model: ModelConfig, name: str) -> dict[str, Any]:
+    """Settings that make the model that choice of conf/model: those in which the two files differ."""
+    was, now = (_choice("model", choice) for choice in (model.name, name))
+    return {str(key): value for key, value in now.items() if was.get(key) != value} | {"name": name}
 
 
 def compose(into: Path, overrides: list[str] | None = None) -> None:

@@ -1,10 +1,12 @@
 """The search: what it may see, which settings come next, what deaths and interruptions leave, and what it writes."""
 
+import copy
 import itertools
 import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +28,7 @@ import tune_fusion
 from fusion_alpha import config, samples, stage, tables, tracking, training
 from fusion_alpha.config import RangeConfig, SpaceConfig
 from fusion_alpha.errors import InputError
-from fusion_alpha.tuning import command, objective, report, space, study, workers
+from fusion_alpha.tuning import command, objective, report, screen, space, study, workers
 from fusion_alpha.tuning.study import COUNTED, SAMPLERS
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +86,7 @@ def empty_database(tmp_path_factory):
 @pytest.fixture
 def root(tmp_path, monkeypatch, empty_database):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("tuned.yaml"))
     (tmp_path / "tuning.db").write_bytes(empty_database.read_bytes())
     return tmp_path
 
@@ -227,6 +230,31 @@ def test_points_are_within_their_ranges_and_fit_the_configuration(whole_space):
         assert own.train.seed == cfg.train.seed
 
 
+def test_the_default_settings_are_in_the_default_space():
+    assert space.present(config.load())["model.dropout"] == config.load().model.dropout
+
+
+def test_variants_and_lists_of_features_are_choices(cfg):
+    names, lists = ["fused", "concat", "price_only"], [["basic"], ["basic", "trend"], ["all"]]
+    cfg.tune.space.model = {"name": RangeConfig(choices=names), "features": RangeConfig(choices=lists)}
+    space.check(cfg)
+    assert (space.present(cfg)["model.name"], space.present(cfg)["model.features"]) == ("fused", "basic")
+    assert {point["model.features"] for point in space.grid(cfg)} == {"basic", "basic+trend", "all"}
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(30):
+        point = space.suggest(drawn.ask(), cfg)
+        own = space.apply(cfg, point).model
+        file = config.load([f"model={own.name}"]).model
+        assert (own.fusion, own.use_text, own.severity_gate) == (file.fusion, file.use_text, file.severity_gate)
+        assert own.dropout == cfg.model.dropout, "what the files do not differ in stays as it is configured"
+        assert own.features in lists
+        seen.add((own.name, tuple(own.features)))
+    assert len(seen) == 9
+    with_gate = space.apply(cfg, {"model.name": "concat", "model.severity_gate": True}).model
+    assert (with_gate.fusion, with_gate.severity_gate) == ("concat", True)
+
+
 def test_present_settings_are_a_point_only_where_the_space_holds_them(cfg):
     assert space.present(cfg)["train.lr"] == 0.002
     cfg.tune.space.model["width"] = RangeConfig(16, 64, step=16)
@@ -262,6 +290,8 @@ def test_grid_has_choices_and_levels(cfg):
         ("tune.space.train.lr.step=0.1", "none on a log scale"),
         ("tune.space.model.heads.choices=[2]", "at least two"),
         ("tune.space.model.heads.choices=[2,a]", "of the kind of model.heads"),
+        ("tune.space.model.features={choices: [[basic], basic]}", "of the kind of model.features"),
+        ("tune.space.model.features={choices: [[basic], [1]]}", "of the kind of model.features"),
         ("tune.space.model.heads.low=2", "not both"),
         ("tune.space.model.width.low=16.5", "whole numbers"),
         ("tune.pruner=best", "median, asha or none"),
@@ -280,15 +310,21 @@ def test_a_space_is_changed_by_overrides():
     assert sorted(train) == ["batch_size", "lr", "weight_decay"]
     assert train["lr"] == RangeConfig(choices=[0.1, 0.01])
     assert model["severity_gate"] == RangeConfig(choices=[True, False])
-    assert model["dropout"] == RangeConfig(0.1, 0.7)
+    assert model["dropout"] == config.load().tune.space.model["dropout"]
 
 
 def test_a_range_of_what_does_not_exist_or_may_not_move_is_refused(cfg, root):
-    for group, name in (("train", "seed"), ("model", "name"), ("model", "depth")):
+    for group, name in (("train", "seed"), ("model", "depth")):
         with pytest.raises(InputError, match=rf"(?s)tune\.space\.{group}\.{name}.*changes what is learned"):
             replace(cfg.tune.space, **{group: {name: RangeConfig(1, 2)}})
     cfg.tune.space.model = {"dropout": RangeConfig(0.5, 1.0)}
     with pytest.raises(InputError, match=r"model\.dropout = 1\.0"):
+        study.open_study("one", "tpe", cfg)
+    cfg.tune.space.model = {"name": RangeConfig(choices=["fused", "fusedd"])}
+    with pytest.raises(InputError, match=r"model = 'fusedd'"):
+        study.open_study("one", "tpe", cfg)
+    cfg.tune.space.model = {"features": RangeConfig(choices=[["basic"], ["trends"]])}
+    with pytest.raises(InputError, match=r"model\.features has 'trends'"):
         study.open_study("one", "tpe", cfg)
     cfg.tune.space.model = cfg.tune.space.train = {}
     with pytest.raises(InputError, match=r"tune\.space is empty"):
@@ -588,13 +624,40 @@ def test_result_names_the_best_and_compares_it_with_the_present_settings(finishe
     assert values[result["best"]["trial"]] == min(values.values())
     assert sum(result["trials"].values()) == 16
     gain = result["present"]["loss"] - result["best"]["loss"]
-    assert (
-        result["present"]["gain"] == pytest.approx(gain) == pytest.approx(np.mean(result["present"]["gain_by_block"]))
-    )
+    by_block = result["present"]["gain_by_block"]
+    assert result["present"]["gain"] == pytest.approx(gain) == pytest.approx(np.mean(by_block))
+    assert result["present"]["gain_se"] == pytest.approx(np.std(by_block, ddof=1) / BLOCKS**0.5)
+    assert result["present"]["gain_apart"] == pytest.approx(gain), "this score prefers the same trial on every block"
     assert sum(result["importance"].values()) == pytest.approx(1, abs=0.01)
     assert set(result["importance"]) == {"train.lr", "train.batch_size", "model.dropout", "model.sessions"}
     assert [block["score"]["rows"] for block in result["blocks"]] == [36, 36, 36]
     assert result["simulated"] is True
+
+
+def whole_trial(number: int, losses: list[float], **attributes) -> optuna.trial.FrozenTrial:
+    blocks = [dict.fromkeys(("bce", "nll", "accuracy", "ic"), 0.0) | {"loss": loss} for loss in losses]
+    known = {"settings": {"train.lr": 0.001 * (number + 1)}, "blocks": blocks} | attributes
+    return optuna.create_trial(value=float(np.mean(losses)), user_attrs=known)
+
+
+def test_gain_apart_is_that_of_trials_chosen_on_other_blocks():
+    own = whole_trial(0, [1.0, 1.0, 1.0], present=True)
+    lucky = [whole_trial(1, [0.4, 1.1, 1.1]), whole_trial(2, [1.3, 0.3, 1.2]), whole_trial(3, [1.1, 1.3, 0.5])]
+    found = report._gains([own, *lucky], lucky[0], own)
+    assert found["gain"] == pytest.approx(0.4 / 3)
+    # on blocks 2 and 3 trial 2 is best (mean 0.75), on 1 and 3 trial 1 (0.75), on 1 and 2 trial 1 (0.75)
+    assert found["gain_apart"] == pytest.approx(np.mean([1 - 1.3, 1 - 1.1, 1 - 1.1]))
+
+
+def test_verdict_says_what_the_best_is_worth():
+    own = whole_trial(0, [1.0, 1.0], present=True)
+    better = whole_trial(1, [0.9, 0.8])
+    base = {"blocks": [None, None], "best": {"trial": 1, "loss": 0.85}}
+    said = report.verdict(base | {"present": {"loss": 1.0} | report._gains([own, better], better, own)})
+    assert "0.1500 +- 0.0500 (standard error over 2 blocks)" in said
+    said = report.verdict(base | {"present": {"loss": 1.0} | report._gains([own], own, own)})
+    assert "No trial is better than the settings of conf/ (1.0000 nats)" in said
+    assert "0.8500" in report.verdict(base | {"present": None})
 
 
 def test_files_are_the_same_for_the_same_trials(finished, root, monkeypatch):
@@ -619,23 +682,41 @@ def test_files_are_the_same_for_the_same_trials(finished, root, monkeypatch):
 
 
 def test_the_experiment_composes_to_the_best_trial(finished, root, monkeypatch):
+    _, searched, result = finished
+    monkeypatch.chdir(root)
+    config.compose(root / "params.yaml")
+    plain = config.load()
+    (root / report.EXPERIMENT).write_text(report.experiment(result, searched))
+    composed = recomposed(root)
+    best = space.apply(searched, result["best"]["settings"])
+    assert "study one" in composed.hypothesis
+    assert asdict(composed) == asdict(replace(best, hypothesis=composed.hypothesis, tune=plain.tune))
+
+    (root / report.EXPERIMENT).write_text(report.experiment(result, plain))
+    written = yaml.safe_load((root / report.EXPERIMENT).read_text())
+    assert {f"{group}.{name}" for group in ("train", "model") for name in written[group]} == set(
+        result["best"]["settings"]
+    ), "all that was searched, also where it is conf/'s own, and nothing else"
+    assert set(written) == {"train", "model", "hypothesis"}
+
+
+def test_the_experiment_repeats_a_search_on_another_source_and_model(finished, root, monkeypatch):
     _, _, result = finished
     monkeypatch.chdir(root)
-    text = report.experiment(result)
-    (root / "conf").mkdir()
-    for path in (ROOT / "conf").rglob("*.yaml"):
-        copy = root / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    (root / report.EXPERIMENT).write_text(text)
+    config.compose(root / "params.yaml", ["data=stocknet", "text=finbert"])
+    searched = config.load(["model=concat", "train.weight_decay=0.02"], params=root / "params.yaml")
+    result = copy.deepcopy(result)
+    result["best"]["settings"] |= {"model.name": "price_only", "model.features": "basic+trend"}
+    (root / report.EXPERIMENT).write_text(report.experiment(result, searched))
+    composed = recomposed(root)
+    best = space.apply(searched, result["best"]["settings"])
+    assert (best.model.name, best.model.use_text, best.model.features) == ("price_only", False, ["basic", "trend"])
+    assert asdict(composed) == asdict(replace(best, hypothesis=composed.hypothesis, tune=composed.tune))
+
+
+def recomposed(root: Path) -> config.Config:
     config.compose(root / "params.yaml", ["+experiment=tuned"])
-    composed = config.load(params=root / "params.yaml")
-    for key, value in result["best"]["settings"].items():
-        group, name = key.split(".")
-        assert getattr(getattr(composed, group), name) == value
-    plain = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert composed.data.source == plain["data"]["source"]
-    assert "study one" in composed.hypothesis
+    return config.load(params=root / "params.yaml")
 
 
 def test_a_search_without_a_whole_trial_says_so(cfg, fake, frames, monkeypatch):
@@ -649,20 +730,59 @@ def test_a_search_without_a_whole_trial_says_so(cfg, fake, frames, monkeypatch):
 
 def test_screen_says_each_trial_once(cfg, fake, caplog):
     opened = search(cfg, fake, trials=1)
-    caplog.set_level("INFO", logger="fusion_alpha.tuning.report")
-    with report.Screen(target=4, n_blocks=BLOCKS) as screen:
-        screen.show(opened.get_trials())
+    caplog.set_level("INFO", logger="fusion_alpha.tuning.screen")
+    with screen.Screen(target=4, n_blocks=BLOCKS) as shown:
+        shown.show(opened.get_trials())
         search(cfg, fake, trials=3)
         for _ in range(2):
-            screen.show(opened.get_trials())
+            shown.show(opened.get_trials())
+    trials = opened.get_trials()
     said = [record.message for record in caplog.records]
-    assert [line.split(":")[0] for line in said] == ["trial 1", "trial 2"]
-    assert f"loss {opened.get_trials()[1].value:.4f}" in said[0]
+    assert [line.split(": loss")[0] for line in said] == ["2 of 4: trial 1", "3 of 4: trial 2"]
+    assert f"loss {trials[1].value:.4f}" in said[0]
     assert "train.lr=" in said[0]
-    with stage.console.capture() as shown:
-        stage.console.print(screen._view(opened.get_trials()))
-    assert "3 of 4 trials" in shown.get()
-    assert "best so far: trial" in shown.get()
+    values = [trial.value for trial in trials]
+    leads = [values[number] == min(values[: number + 1]) for number in (1, 2)]
+    assert ["the best so far" in line for line in said] == leads
+    with stage.console.capture() as captured:
+        stage.console.print(shown._view(trials))
+    assert "3 of 4 trials, 0 min" in captured.get()
+    assert " left" in captured.get()
+    assert "best so far: trial" in captured.get()
+
+
+def test_time_in_words():
+    said = [screen._minutes(seconds) for seconds in (0.4, 59.9, 65, 3599, 5400)]
+    assert said == ["0 min 00 s", "0 min 59 s", "1 min 05 s", "59 min 59 s", "1.5 h"]
+
+
+def test_the_table_fits_a_terminal(finished, monkeypatch):
+    opened, cfg, _ = finished
+    monkeypatch.setattr(stage.console, "_width", 80)
+    with stage.console.capture() as captured:
+        stage.console.print(report.final_table(opened, cfg))
+    cells = [line.split("\u2502")[1].strip() for line in captured.get().splitlines() if "\u2502" in line]
+    assert cells[2:] == list(space.ranges(cfg)), "a line for each, none broken"
+    assert "*" in captured.get()
+
+
+def test_trials_that_are_finished_while_workers_end_are_shown_and_recorded(frames, cfg, fake, monkeypatch, caplog):
+    monkeypatch.chdir(stage.root())
+    seen = objective.Development.of(frames, cfg)
+    monkeypatch.setattr(command.Development, "read", lambda cfg: seen)
+
+    def run(asked, opened, show) -> str:
+        show(opened.get_trials())
+        study.run_trials(opened, fake, cfg, CPU, asked.trials, never)
+        return "done"
+
+    recorded = []
+    monkeypatch.setattr(workers, "run", run)
+    monkeypatch.setattr(tracking.SearchRun, "add", lambda self, trials: recorded.append(len(trials)))
+    caplog.set_level("INFO", logger="fusion_alpha.tuning.screen")
+    assert command.search(workers.Search("one", "random", 2, 1, None, cfg)) == command.DONE
+    assert recorded == [0, 2]
+    assert [record.message.split(": loss")[0] for record in caplog.records] == ["1 of 2: trial 0", "2 of 2: trial 1"]
 
 
 def test_trials_for_mlflow(cfg, fake):
@@ -756,7 +876,7 @@ def test_without_tables_it_says_what_to_run(root, monkeypatch, capsys):
     assert "make params" in said
     assert "panel.parquet" in said
     assert "dvc repro" in said
-    assert {path.name for path in root.iterdir()} == {"params.yaml", "tuning.db"}, "nothing is begun"
+    assert {path.name for path in root.iterdir()} == {"conf", "params.yaml", "tuning.db"}, "nothing is begun"
 
 
 # the whole: processes, signals, MLflow
@@ -768,6 +888,7 @@ def folder(frames, tmp_path, monkeypatch):
     slow = with_small_space(one_epoch())
     slow.train = replace(slow.train, epochs=30, patience=30)
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "conf", "conf")
     for name, frame in frames.items():
         tables.write(name, complete(name, frame))
     OmegaConf.save(OmegaConf.create(asdict(slow)), "params.yaml")

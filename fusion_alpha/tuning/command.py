@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 from fusion_alpha import stage, tracking
 from fusion_alpha.tuning import report, workers
 from fusion_alpha.tuning.objective import Development
+from fusion_alpha.tuning.screen import Screen
 from fusion_alpha.tuning.study import COUNTED, open_study
 from fusion_alpha.tuning.workers import Search
 
@@ -30,8 +31,10 @@ def search(asked: Search) -> int:
     log.info("study %s: %d of %d trials done", asked.name, n_known, target)
     with tracking.search_run(asked.cfg, asked.name, study.user_attrs.get("mlflow_run")) as record:
         study.set_user_attr("mlflow_run", record.id)
-        with report.Screen(target, len(blocks)) as screen:
-            ended = workers.run(asked, study, _Follower(asked, screen, record))
+        with Screen(target, len(blocks)) as screen:
+            follow = _Follower(asked, screen, record)
+            ended = workers.run(asked, study, follow)
+            follow(study.get_trials(deepcopy=False))  # some may have been finished while the workers ended
         if ended == "interrupted":
             log.warning("interrupted; the same command goes on")
             sys.exit(INTERRUPTED)
@@ -40,6 +43,7 @@ def search(asked: Search) -> int:
         numbers = {f"tune/{name}": found["best"][name] for name in ("loss", "accuracy", "ic")}
         record.finish(numbers | {"tune/trials": found["trials"]}, [report.METRICS, report.FOLDER, report.EXPERIMENT])
     stage.console.print(report.final_table(study, asked.cfg))
+    stage.console.print(report.verdict(found), markup=False, highlight=False, soft_wrap=True)
     if ended == "timeout":
         log.warning("the time is up before %d trials; the same command goes on", target)
     return TIMEOUT if ended == "timeout" else DONE
@@ -48,7 +52,7 @@ def search(asked: Search) -> int:
 class _Follower:
     """Shows the trials, and records the finished ones in MLflow."""
 
-    def __init__(self, asked: Search, screen: "report.Screen", record: tracking.SearchRun) -> None:
+    def __init__(self, asked: Search, screen: Screen, record: tracking.SearchRun) -> None:
         self._asked, self._screen, self._record = asked, screen, record
         self._recorded = -1
 

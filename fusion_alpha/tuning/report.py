@@ -1,24 +1,23 @@
-"""What a search found: on screen while it runs, in metrics/ and as an experiment of conf/ when it ends.
+"""What a search found: on screen, in metrics/ and as an experiment of conf/.
 
 Nothing here holds a time, so that the same trials give the same files.
 """
 
-import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Container, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import yaml
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
-from rich.text import Text
 
-from fusion_alpha import figures, stage, tracking
+from fusion_alpha import config, figures, tracking
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.files import replace_files, write_bytes, write_json, write_text
@@ -26,12 +25,11 @@ from fusion_alpha.tuning import space
 from fusion_alpha.tuning.objective import Block, mean_loss
 from fusion_alpha.tuning.study import COUNTED
 
-log = logging.getLogger(__name__)
-
+Tree = dict[str, Any]
 METRICS, FOLDER = Path("metrics/tuning.json"), Path("metrics/tuning")
 EXPERIMENT = Path("conf/experiment/tuned.yaml")
 _MEASURES = ("loss", "bce", "nll", "accuracy", "ic")
-_SHOWN = 10  # trials of the final table
+_SHOWN = 5  # trials of the final table
 _ENOUGH = 15  # whole trials to say what matters
 
 
@@ -45,57 +43,6 @@ def present(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The trial of the configuration's own settings, where it is whole."""
     found = [trial for trial in trials if "present" in trial.user_attrs and trial.state == TrialState.COMPLETE]
     return found[0] if found else None
-
-
-class Screen:
-    """Progress and the best so far: live on a terminal, a line for each finished trial elsewhere."""
-
-    def __init__(self, target: int, n_blocks: int) -> None:
-        self._target, self._n_blocks = target, n_blocks
-        self._said: set[int] | None = None
-        self._live = Live(console=stage.console, transient=True) if stage.console.is_terminal else None
-
-    def __enter__(self) -> "Screen":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def show(self, trials: Sequence[FrozenTrial]) -> None:
-        counted = {trial.number: trial for trial in trials if trial.state in COUNTED}
-        if self._said is not None:  # at first: what was done before
-            for number in sorted(counted.keys() - self._said):
-                log.info("%s", outcome(counted[number]))
-        self._said = set(counted)
-        if self._live:
-            self._live.update(self._view(trials))
-
-    def _view(self, trials: Sequence[FrozenTrial]) -> RenderableType:
-        counted = sum(trial.state in COUNTED for trial in trials)
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        grid = Table.grid(padding=(0, 2))
-        grid.add_row(
-            ProgressBar(total=self._target, completed=counted, width=40), f"{counted} of {self._target} trials"
-        )
-        for trial in running:
-            done = len(trial.user_attrs.get("blocks", ()))
-            grid.add_row(ProgressBar(total=self._n_blocks, completed=done, width=40), f"trial {trial.number}")
-        leader = best(trials)
-        said = Text(f"best so far: {outcome(leader)}" if leader else "no trial is whole yet")
-        return Group(grid, said)
-
-
-def outcome(trial: FrozenTrial) -> str:
-    """One line about a finished trial."""
-    settings = ", ".join(f"{key}={value}" for key, value in trial.user_attrs["settings"].items())
-    if "refused" in trial.user_attrs:
-        return f"trial {trial.number}: refused, {trial.user_attrs['refused']}; {settings}"
-    blocks = trial.user_attrs.get("blocks", [])
-    pruned = f" so far, pruned after block {len(blocks)}" if trial.state == TrialState.PRUNED else ""
-    return f"trial {trial.number}: loss {mean_loss(blocks):.4f}{pruned}; {settings}"
 
 
 def table(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
@@ -127,14 +74,9 @@ def result(study: optuna.Study, cfg: Config, panel: pd.DataFrame, blocks: Sequen
         raise InputError(
             f"no trial of study {study.study_name!r} is whole",
             rule="one trial at least that is neither pruned nor refused",
-            remedy="more --trials, or a narrower tune.space",
+            remedy="more --trials, a longer --timeout, or a narrower tune.space",
         )
     states = table(trials)["state"].value_counts().to_dict()
-    losses = [block["loss"] for block in leader.user_attrs["blocks"]]
-    compared = None
-    if own is not None:
-        gains = [was["loss"] - now for was, now in zip(own.user_attrs["blocks"], losses, strict=True)]
-        compared = _scores(own) | {"gain": sum(gains) / len(gains), "gain_by_block": gains}
     return {
         "study": study.study_name,
         "source": cfg.data.source,
@@ -146,7 +88,7 @@ def result(study: optuna.Study, cfg: Config, panel: pd.DataFrame, blocks: Sequen
         "unit": "nats",
         "trials": {name: int(states.get(name, 0)) for name in ("complete", "pruned", "refused")},
         "best": {"trial": leader.number, "settings": leader.user_attrs["settings"]} | _scores(leader),
-        "present": compared,
+        "present": _scores(own) | _gains(trials, leader, own) if own else None,
         "importance": importance(study),
         "blocks": [_dates(panel, block) for block in blocks],
     }
@@ -159,6 +101,31 @@ def _scores(trial: FrozenTrial) -> dict[str, Any]:
     return means | {"loss_by_block": [float(loss) for loss in blocks["loss"]]}
 
 
+def _gains(trials: Sequence[FrozenTrial], leader: FrozenTrial, own: FrozenTrial) -> dict[str, Any]:
+    """How much lower than with the present settings the loss is, and what is left of that on blocks apart.
+
+    gain_se: standard error of the mean over blocks. gain_apart: each block's gain by the trial that is best on the
+    others. The search itself and its pruning have still seen every block, so that this too is on the high side.
+    """
+    losses = np.array([_losses(trial) for trial in trials if trial.state == TrialState.COMPLETE])  # [trials, blocks]
+    was, n = _losses(own), losses.shape[1]
+    gains = was - _losses(leader)
+    apart = None
+    if n > 1:
+        chosen = [np.delete(losses, block, axis=1).mean(axis=1).argmin() for block in range(n)]
+        apart = float(np.mean([was[block] - losses[trial, block] for block, trial in enumerate(chosen)]))
+    return {
+        "gain": float(gains.mean()),
+        "gain_se": float(gains.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+        "gain_by_block": gains.tolist(),
+        "gain_apart": apart,
+    }
+
+
+def _losses(trial: FrozenTrial) -> NDArray[np.float64]:
+    return np.array([block["loss"] for block in trial.user_attrs["blocks"]])
+
+
 def _dates(panel: pd.DataFrame, block: Block) -> dict[str, Any]:
     parts = {}
     for name, rows in vars(block).items():
@@ -167,12 +134,20 @@ def _dates(panel: pd.DataFrame, block: Block) -> dict[str, Any]:
     return parts
 
 
-def experiment(found: dict[str, Any]) -> str:
-    """The text of conf/experiment/tuned.yaml."""
-    groups: dict[str, dict[str, Any]] = {}
-    for key, value in found["best"]["settings"].items():
-        group, name = key.split(".")
-        groups.setdefault(group, {})[name] = value
+def experiment(found: dict[str, Any], cfg: Config) -> str:
+    """The text of conf/experiment/tuned.yaml: with it, conf/ composes to the configuration of the best trial.
+
+    It holds what was searched and all else in which the search's configuration differs from conf/ (its data, --set).
+    """
+    settings = found["best"]["settings"]
+    tuned = asdict(space.apply(cfg, settings))
+    with tempfile.TemporaryDirectory() as folder:
+        composed = Path(folder) / "params.yaml"
+        config.compose(composed)
+        plain = asdict(config.load(params=composed))
+    for unused in ("tune", "hypothesis"):
+        del tuned[unused]
+    content = _differences(tuned, plain, settings)
     n, best_loss = found["trials"], found["best"]["loss"]
     against = f", {found['present']['loss']:.4f} with the settings of conf/" if found["present"] else ""
     lines = [
@@ -181,8 +156,21 @@ def experiment(found: dict[str, Any]) -> str:
         f"# (study {found['study']}). Loss on walk-forward blocks of train and dev: {best_loss:.4f} nats{against}.",
         "# dvc exp run -S +experiment=tuned",
     ]
-    content = groups | {"hypothesis": f"the settings of study {found['study']} lower the loss on test rows too"}
+    content |= {"hypothesis": f"the settings of study {found['study']} lower the loss on test rows too"}
     return "\n".join(lines) + "\n" + yaml.safe_dump(content, sort_keys=False, width=1000)
+
+
+def _differences(own: Tree, plain: Tree, always: Container[str], prefix: str = "") -> Tree:
+    """What of own is not in plain, or always wanted by its dotted name; nested as own is."""
+    found: Tree = {}
+    for name, value in own.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            inner = _differences(value, plain.get(name) or {}, always, f"{key}.")
+            found |= {name: inner} if inner else {}
+        elif key in always or name not in plain or plain[name] != value:
+            found[name] = value
+    return found
 
 
 def write(study: optuna.Study, cfg: Config, found: dict[str, Any]) -> None:
@@ -205,25 +193,42 @@ def write(study: optuna.Study, cfg: Config, found: dict[str, Any]) -> None:
 
     replace_files(FOLDER, fill)
     write_json(METRICS, found)
-    write_text(EXPERIMENT, experiment(found))
+    write_text(EXPERIMENT, experiment(found, cfg))
 
 
 def final_table(study: optuna.Study, cfg: Config) -> Table:
-    """The best whole trials, and the present settings wherever they stand."""
+    """The best whole trials, one a column, and the present settings wherever they stand."""
     trials = table(study.get_trials(deepcopy=False))
     whole = trials[trials["state"] == "complete"].sort_values(["loss", "trial"], ignore_index=True)
     shown = whole[(whole.index < _SHOWN) | whole["present"]]
-    keys = list(space.ranges(cfg))
-    heads = (key.replace(".", ".\n") for key in keys)
+    places = [f"{int(str(place)) + 1}{'*' if present else ''}" for place, present in shown["present"].items()]
     drawn = Table(
-        *(Column(name, overflow="fold") for name in ("place", "trial", "loss", *heads)),
-        title=f"study {study.study_name}: mean loss on blocks, nats",
+        "place",
+        *(Column(place, justify="right", no_wrap=True) for place in places),
+        title=f"study {study.study_name}: the best of {len(whole)} trials on all blocks",
         caption="* the settings of conf/" if whole["present"].any() else None,
     )
-    for place, row in shown.iterrows():
-        name = f"{row['trial']}*" if row["present"] else str(row["trial"])
-        drawn.add_row(str(int(str(place)) + 1), name, f"{row['loss']:.4f}", *(_text(row[key]) for key in keys))
+    drawn.add_row("trial", *map(str, shown["trial"]))
+    drawn.add_row("mean loss, nats", *(f"{loss:.4f}" for loss in shown["loss"]), end_section=True)
+    for key in space.ranges(cfg):
+        drawn.add_row(key, *map(_text, shown[key]))
     return drawn
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """What the best trial is worth beside the present settings, in words."""
+    leader, own = found["best"], found["present"]
+    if own is None:
+        return f"Best: trial {leader['trial']}, {leader['loss']:.4f} nats."
+    if own["gain"] <= 0:
+        return f"No trial is better than the settings of conf/ ({own['loss']:.4f} nats)."
+    said = (
+        f"Best: trial {leader['trial']}, {leader['loss']:.4f} nats; gain over the settings of conf/ {own['gain']:.4f}"
+    )
+    if own["gain_se"] is not None:
+        said += f" +- {own['gain_se']:.4f} (standard error over {len(found['blocks'])} blocks)"
+        said += f", {own['gain_apart']:+.4f} on blocks apart from those that chose"
+    return f"{said}. The best of many looks better than it is; only a run on test says what it is worth."
 
 
 def trial_records(trials: Sequence[FrozenTrial], cfg: Config, study: str) -> list[tracking.Trial]:

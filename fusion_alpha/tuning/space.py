@@ -1,6 +1,8 @@
 """The search space `tune.space`: points of it, as Optuna suggests them, and a point as a configuration.
 
-Floats are used at three significant digits, so that a configuration file repeats a trial exactly.
+Floats are used at three significant digits, so that a configuration file repeats a trial exactly. A point holds a list
+(model.features) as text, "basic+trend". Its model.name stands for all settings in which that choice of conf/model
+differs from the configuration's own; the point's other settings come on top.
 """
 
 import itertools
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusion_alpha import config, samples
 from fusion_alpha.config import Config, RangeConfig
 from fusion_alpha.errors import InputError
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 Point = dict[str, Any]  # {"train.lr": 0.002, ...}
 _DIGITS = 3
+_JOINT = "+"
+_NAMES = ("model.name", "model.features")
 _COUPLED = ("model.width", "model.heads")  # each alone says nothing about the two together
 
 
@@ -37,11 +42,11 @@ def ranges(cfg: Config) -> dict[str, RangeConfig]:
 
 
 def check(cfg: Config) -> None:
-    """InputError where an end of a range is no valid setting by itself."""
+    """InputError where an end of a range, a variant or a list of features is no valid setting by itself."""
     for key, item in ranges(cfg).items():
-        if item.choices is None and key not in _COUPLED:
+        if (item.choices is None and key not in _COUPLED) or key in _NAMES:
             for value in _levels(cfg, key, item, 2):
-                apply(cfg, {key: value})
+                samples.technical_features(apply(cfg, {key: value}).model.features)
 
 
 def suggest(trial: "Trial", cfg: Config) -> Point:
@@ -52,9 +57,12 @@ def suggest(trial: "Trial", cfg: Config) -> Point:
 def apply(cfg: Config, point: Mapping[str, Any]) -> Config:
     """The configuration with the point's settings; InputError where they do not fit each other."""
     groups: dict[str, dict[str, Any]] = {}
+    if "model.name" in point:
+        groups["model"] = config.variant(cfg.model, point["model.name"])
     for key, value in point.items():
         group, name = key.split(".")
-        groups.setdefault(group, {})[name] = value
+        is_list = isinstance(_value(cfg, key), list)
+        groups.setdefault(group, {})[name] = value.split(_JOINT) if is_list else value
     return replace(cfg, **{group: replace(getattr(cfg, group), **values) for group, values in groups.items()})
 
 
@@ -65,7 +73,7 @@ def settings(point: Point) -> Point:
 
 def present(cfg: Config) -> Point | None:
     """The configuration's own settings as a point; None where the space does not hold them."""
-    point = {key: _value(cfg, key) for key in ranges(cfg)}
+    point = {key: _as_text(_value(cfg, key)) for key in ranges(cfg)}
     return point if all(_holds(item, point[key]) for key, item in ranges(cfg).items()) else None
 
 
@@ -78,7 +86,7 @@ def grid(cfg: Config) -> list[Point]:
 
 def _suggest(trial: "Trial", cfg: Config, key: str, item: RangeConfig) -> Any:
     if item.choices is not None:
-        return trial.suggest_categorical(key, item.choices)
+        return trial.suggest_categorical(key, _choices(item))
     low, high = _ends(item)
     if isinstance(_value(cfg, key), int):
         return trial.suggest_int(key, int(low), int(high), log=item.log, step=int(item.step or 1))
@@ -88,7 +96,7 @@ def _suggest(trial: "Trial", cfg: Config, key: str, item: RangeConfig) -> Any:
 def _levels(cfg: Config, key: str, item: RangeConfig, n: int) -> list[Any]:
     """n values from low to high, fewer where they coincide; all choices."""
     if item.choices is not None:
-        return list(item.choices)
+        return _choices(item)
     low, high = _ends(item)
     even = np.geomspace(low, high, n) if item.log else np.linspace(low, high, n)
     if item.step:
@@ -100,7 +108,7 @@ def _levels(cfg: Config, key: str, item: RangeConfig, n: int) -> list[Any]:
 
 def _holds(item: RangeConfig, value: Any) -> bool:
     if item.choices is not None:
-        return value in item.choices
+        return value in _choices(item)
     low, high = _ends(item)
     steps = (value - low) / item.step if item.step else 0.0
     return low <= value <= high and abs(steps - round(steps)) < 1e-9
@@ -112,6 +120,14 @@ def _ends(item: RangeConfig) -> tuple[float, float]:
     if item.step:
         high = low + item.step * math.floor((high - low) / item.step + 1e-9)
     return low, high
+
+
+def _choices(item: RangeConfig) -> list[Any]:
+    return [_as_text(value) for value in item.choices or ()]
+
+
+def _as_text(value: Any) -> Any:
+    return _JOINT.join(value) if isinstance(value, list) else value
 
 
 def _short(value: float) -> float:

@@ -68,9 +68,9 @@ class WorkerFailed(Exception):
 def run(search: Search, study: optuna.Study, show: Show) -> str:
     """Run the search's trials; returns "done", "interrupted" or "timeout".
 
-    show: called with all trials about twice a second and once at the end. SIGINT and SIGTERM end the search at the end
-    of the running epochs, a second one at once; the trials that were running are repeated when the search goes on.
-    Raises WorkerFailed.
+    show: called with all trials about twice a second until then; trials that are finished while the workers end are the
+    caller's to show. SIGINT and SIGTERM end the search at the end of the running epochs, a second one at once; the
+    trials that were running are repeated when the search goes on. Raises WorkerFailed.
     """
     started = time.monotonic()
     with _signals() as signals, _Team(search) as team:

@@ -557,6 +557,39 @@ class LiveConfig:
 
 
 @dataclass
+class LiveConfig:
+    """What the live router demands of bars, feeds and clocks; no part of the pipeline's own results."""
+
+    window_bars: int
+    settle_s: float
+    grace_s: float
+    stale_s: float
+    jump_sd: float
+    clean_bars: int
+    silent_bars: int
+    skew_warn_s: float
+    skew_halt_s: float
+    connect_timeout_s: float
+    read_timeout_s: float
+    tries: int
+    requests_per_minute: float
+    breaker_failures: int
+    breaker_rest_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("clean_bars", "silent_bars", "tries", "breaker_failures"):
+            _require(getattr(self, name) >= 1, f"live.{name}", getattr(self, name), "at least 1")
+        for name in ("settle_s", "grace_s"):
+            _require(getattr(self, name) >= 0, f"live.{name}", getattr(self, name), "at least 0 (seconds)")
+        for name in ("stale_s", "jump_sd", "skew_warn_s", "connect_timeout_s", "read_timeout_s", "breaker_rest_s"):
+            _require(getattr(self, name) > 0, f"live.{name}", getattr(self, name), "positive")
+        _require(self.requests_per_minute > 0, "live.requests_per_minute", self.requests_per_minute, "positive")
+        rule = "more than live.skew_warn_s"
+        _require(self.skew_halt_s > self.skew_warn_s, "live.skew_halt_s", self.skew_halt_s, rule)
+        _require(self.window_bars >= 120, "live.window_bars", self.window_bars, "at least 120")
+
+
+@dataclass
 class Config:
     """Everything that a stage may read; see the comments in conf/ for units and meaning."""
 
@@ -581,6 +614,7 @@ class Config:
     tune: TuneConfig
     benchmark: BenchmarkConfig
     recovery: RecoveryConfig
+    live: LiveConfig
     live: LiveConfig
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """The journal: what the router did, append-only, one JSON object a line, each line bound to the one before it.
 
-    {"seq": 7, "prev": "<SHA-256 of line 6>", "kind": "signal", "key": [...], "data": {...}, "timing": {...}, "crc": ...}
+    {"seq": 7, "prev": "<SHA-256 of line 6>", "kind": "signal", "key": [...], "data": {...}, "timing": {..}, "crc": ..}
 
 `crc` is the CRC-32 of the line without it; `prev` of the first line is 64 zeros. `data` is what was decided and is
 equal when the same bars are routed again; `timing` holds clocks and latencies. A record with a key is written once: the

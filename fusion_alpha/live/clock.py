@@ -1,0 +1,131 @@
+"""Time for the router: the wall's, or a simulated one at a set speed. What happens when is the exchange's calendar.
+
+Instants are UTC. Waiting ends early when `stop` is set.
+"""
+
+import threading
+import time
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from fusion_alpha import sessions
+from fusion_alpha.config import Config
+
+_SPAN = pd.Timedelta(days=30)  # of calendar that is looked up at a time
+_MARGIN = pd.Timedelta(days=14)  # longer than any closure of an exchange
+
+
+class Clock(Protocol):
+    """What the router reads the time from."""
+
+    def now(self) -> pd.Timestamp: ...
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        """Let `seconds` of this clock pass, or less when `stop` is set."""
+        ...
+
+
+class WallClock:
+    """The machine's clock."""
+
+    def now(self) -> pd.Timestamp:
+        return pd.Timestamp.now("UTC").as_unit("us")
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        stop.wait(max(seconds, 0.0))
+
+
+class SimulatedClock:
+    """Starts at `start` when it is made and runs `speed` times as fast as the wall's."""
+
+    def __init__(self, start: pd.Timestamp, speed: float) -> None:
+        self._start, self._speed, self._began = start.as_unit("us"), speed, time.monotonic()
+
+    def now(self) -> pd.Timestamp:
+        passed = (time.monotonic() - self._began) * self._speed
+        return (self._start + pd.Timedelta(seconds=passed)).as_unit("us")
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        stop.wait(max(seconds, 0.0) / self._speed)
+
+
+class SteppedClock:
+    """Passes only while somebody waits, and then at once: the same steps in every run, however slow the machine."""
+
+    def __init__(self, start: pd.Timestamp) -> None:
+        self._now = start.as_unit("us")
+
+    def now(self) -> pd.Timestamp:
+        return self._now
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        self._now = (self._now + pd.Timedelta(seconds=max(seconds, 0.0))).as_unit("us")
+
+
+class Hours:
+    """The bars of an exchange: where they open and close, and when the next one ends."""
+
+    def __init__(self, cfg: Config) -> None:
+        self._exchange, self._minutes = cfg.data.exchange, cfg.bar_minutes
+        self.daily = cfg.bar_minutes is None
+        self._first = self._last = pd.Timestamp(0)
+        self._opens = self._closes = pd.DatetimeIndex([], tz="UTC")
+
+    def is_close(self, time: pd.Timestamp) -> bool:
+        """Does a bar of the calendar end then?"""
+        self._cover(time)
+        place = self._closes.searchsorted(time)
+        return bool(place < len(self._closes) and self._closes[place] == time)
+
+    def next_close(self, time: pd.Timestamp) -> pd.Timestamp:
+        """The first bar end after `time`."""
+        self._cover(time)
+        return self._closes[self._closes.searchsorted(time, side="right")]
+
+    def last_close(self, time: pd.Timestamp) -> pd.Timestamp:
+        """The last bar end at or before `time`."""
+        self._cover(time)
+        return self._closes[self._closes.searchsorted(time, side="right") - 1]
+
+    def bars_between(self, earlier: pd.Timestamp, later: pd.Timestamp) -> int:
+        """How many bars end in (earlier, later]."""
+        self._cover(earlier)
+        self._cover(later)
+        first, last = (self._closes.searchsorted(time, side="right") for time in (earlier, later))
+        return int(last - first)
+
+    def open_of(self, close: pd.Timestamp) -> pd.Timestamp:
+        """Where the bar that ends at `close` begins."""
+        self._cover(close)
+        return self._opens[self._closes.searchsorted(close)]
+
+    def fill(self, decided: pd.Timestamp) -> pd.Timestamp:
+        """The first bar open at or after `decided`, as panel.clock has it."""
+        self._cover(decided)
+        return self._opens[self._opens.searchsorted(decided)]
+
+    def next_open(self, time: pd.Timestamp) -> pd.Timestamp:
+        """The first bar open after `time`."""
+        self._cover(time)
+        return self._opens[self._opens.searchsorted(time, side="right")]
+
+    def is_open(self, time: pd.Timestamp) -> bool:
+        """Is a session going on?"""
+        self._cover(time)
+        place = self._opens.searchsorted(time, side="right") - 1
+        return bool(place >= 0 and time < self._closes[place])
+
+    def _cover(self, time: pd.Timestamp) -> None:
+        day = time.tz_localize(None).normalize()
+        if self._first <= day - _MARGIN and day + _MARGIN <= self._last:
+            return
+        known = self._first != self._last
+        first, last = day - _SPAN, day + _SPAN
+        if known and first <= self._last and self._first <= last:
+            first, last = min(first, self._first), max(last, self._last)
+        table = sessions.bars(self._exchange, first, last, self._minutes)
+        self._opens, self._closes = (pd.DatetimeIndex(table[f"bar_{edge}_utc"]) for edge in ("open", "close"))
+        self._first, self._last = first, last
+        assert np.all(np.diff(self._closes.asi8) > 0)

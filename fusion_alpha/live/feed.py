@@ -1,0 +1,179 @@
+"""What a feed says, and feeds that are tables: the laboratory at a set speed, a replay, the user's own folder.
+
+A feed answers `poll(now)` with what it has that was not handed over before: bars by their closing time, headlines by
+their publication. It may hand over the same bar again, too early, late or wrong: the guards decide what counts.
+"""
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from fusion_alpha import cleaning, sources, tables
+from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
+
+LAB_DAYS_AHEAD, LAB_DAYS_AHEAD_MINUTES = 365, 14  # of simulated market beyond what the pipeline has seen
+QUOTES = ("open", "high", "low", "close", "adj_close", "volume")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar as a feed gives it, nothing checked; prices as quoted, adj_close with ratios that carry the actions."""
+
+    ticker: str
+    close_utc: pd.Timestamp
+    open: float
+    high: float
+    low: float
+    close: float
+    adj_close: float
+    volume: float
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A news item as a feed gives it, personal data and all."""
+
+    ticker: str
+    item_id: str
+    published_utc: pd.Timestamp
+    text: str
+    is_repost: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that a feed could not do: `kind` is one of a few words, for metrics; `tickers` whom it concerns."""
+
+    kind: str
+    detail: str
+    tickers: tuple[str, ...] = ()
+    quarantined: str | None = None  # SHA-256 of the bytes that were kept
+
+
+@dataclass(frozen=True)
+class Polled:
+    """One answer. server_utc: the server's clock, where there is one; received_utc: ours at that moment."""
+
+    bars: list[Bar] = field(default_factory=list)
+    headlines: list[Headline] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    server_utc: pd.Timestamp | None = None
+    received_utc: pd.Timestamp | None = None
+
+
+class Feed(Protocol):
+    """Where bars and headlines come from."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def simulated(self) -> bool: ...
+
+    def poll(self, now: pd.Timestamp) -> Polled: ...
+
+    def seen(self, closes: dict[str, pd.Timestamp]) -> None:
+        """Close of the latest good bar of each ticker, for a feed that can be asked for what comes after."""
+        ...
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known when the router starts: interim prices and news (schemas/), in key order."""
+
+    prices: pd.DataFrame
+    news: pd.DataFrame
+
+
+class TableFeed:
+    """Rows of interim tables, each when its time has come."""
+
+    def __init__(self, prices: pd.DataFrame, news: pd.DataFrame, *, name: str, simulated: bool) -> None:
+        self.name, self.simulated = name, simulated
+        self._prices = prices.sort_values(["bar_close_utc", "ticker"], ignore_index=True)
+        self._news = news.sort_values(["published_utc", "ticker", "news_id"], ignore_index=True)
+        self._bar = self._item = 0
+
+    @property
+    def end(self) -> pd.Timestamp | None:
+        """Close of the last bar; None without bars."""
+        return self._prices["bar_close_utc"].iloc[-1] if len(self._prices) else None
+
+    def poll(self, now: pd.Timestamp) -> Polled:
+        last_bar = int(self._prices["bar_close_utc"].searchsorted(now, side="right"))
+        last_item = int(self._news["published_utc"].searchsorted(now, side="right"))
+        prices, news = self._prices.iloc[self._bar : last_bar], self._news.iloc[self._item : last_item]
+        self._bar, self._item = max(last_bar, self._bar), max(last_item, self._item)
+        return Polled(bars(prices), headlines(news), received_utc=now)
+
+    def seen(self, closes: dict[str, pd.Timestamp]) -> None:
+        """A table hands over each row once."""
+
+
+def bars(prices: pd.DataFrame) -> list[Bar]:
+    """Interim rows as bars, in their order."""
+    quotes = zip(*(prices[name].astype("float64").tolist() for name in QUOTES), strict=True)
+    return [
+        Bar(ticker, close, *row)
+        for ticker, close, row in zip(prices["ticker"], prices["bar_close_utc"], quotes, strict=True)
+    ]
+
+
+def headlines(news: pd.DataFrame) -> list[Headline]:
+    """Interim rows as headlines, in their order; identifiers are hashed and texts scrubbed already."""
+    columns = (news[name].tolist() for name in ("ticker", "news_id", "published_utc", "text", "is_repost"))
+    return [Headline(*row) for row in zip(*columns, strict=True)]
+
+
+def laboratory(cfg: Config) -> tuple[History, TableFeed]:
+    """The laboratory's market (SIMULATED): what the pipeline learned from as history, and how it goes on as feed.
+
+    The same generator with a later last session: it changes nothing that is already there.
+    """
+    if cfg.data.source != "lab" or cfg.data.lab is None:
+        raise InputError(f"parameter data.source = {cfg.data.source!r}", rule="--feed lab goes on where data=lab ends")
+    lab = cfg.data.lab
+    last = pd.Timestamp(lab.last_session)
+    ahead = pd.Timedelta(days=LAB_DAYS_AHEAD if cfg.bar_minutes is None else LAB_DAYS_AHEAD_MINUTES)
+    longer = replace(lab, last_session=str((last + ahead).date()), odd_rows=False)
+    history, rest = split(_interim(replace(cfg, data=replace(cfg.data, lab=longer))), last + pd.Timedelta(days=1))
+    return history, TableFeed(rest.prices, rest.news, name="lab", simulated=True)
+
+
+def replay(cfg: Config, first: str, last: str | None) -> tuple[History, TableFeed]:
+    """Interim tables of the pipeline's last run: before session `first` as history, from then up to `last` as feed."""
+    prices, news = tables.read("prices"), tables.read("news")
+    if last is not None:
+        end = pd.Timestamp(last) + pd.Timedelta(days=1)
+        prices, news = prices[prices["session"] < end], news[news["published_utc"] < end.tz_localize("UTC")]
+    history, rest = split(History(prices, news), pd.Timestamp(first))
+    if rest.prices.empty:
+        raise InputError(f"no bars from {first} to {last or 'the end'}", rule="--from and --to lie in the data")
+    return history, TableFeed(rest.prices, rest.news, name="replay", simulated=cfg.data.simulated)
+
+
+def split(whole: History, first: pd.Timestamp) -> tuple[History, History]:
+    """History before session `first`, and what comes then. News belong to the later part from the last close on."""
+    prices, news = whole.prices, whole.news
+    before = prices["session"] < first
+    if not before.any():
+        raise InputError(f"no bars before {first.date()}", rule="indicators need history", remedy="start later")
+    old = news["published_utc"] <= prices.loc[before, "bar_close_utc"].max()
+    return (
+        History(prices[before].reset_index(drop=True), news[old].reset_index(drop=True)),
+        History(prices[~before].reset_index(drop=True), news[~old].reset_index(drop=True)),
+    )
+
+
+def _interim(cfg: Config) -> History:
+    """Raw files of a source through the pipeline's own reader and cleaning."""
+    source = sources.get(cfg.data.source)
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw"
+        source.fetch(cfg, raw)
+        interim = cleaning.clean(source.read(cfg, raw), cfg)
+    return History(interim.prices, interim.news)

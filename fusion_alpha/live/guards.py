@@ -1,0 +1,212 @@
+"""What is wrong with a bar, with an answer, or with a clock: checks that stand before everything else.
+
+A ticker is halted by a bar that cannot be true, or by one that jumps, and is released by `clean_bars` good ones in a
+row. A jump is measured from the last possible price, refused or not, so that a market that really moved is followed
+again after three bars at its new level, while a single wrong print needs the same three to be forgotten.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusion_alpha.cleaning import TOLERANCE
+from fusion_alpha.config import LiveConfig
+from fusion_alpha.files import write_bytes
+from fusion_alpha.live.clock import Hours
+from fusion_alpha.live.feed import QUOTES, Bar
+
+_RETURNS = 60  # trailing log returns whose standard deviation a jump is measured in
+_LEAST = 20  # returns before that is known
+_FLOOR = 1e-4  # of that deviation: a quiet name may move by ten basis points
+_KEPT_FILES = 1000  # of quarantined answers
+
+
+class Finding(StrEnum):
+    """What a bar is."""
+
+    GOOD = "good"
+    PARTIAL = "partial"  # not over yet: comes again
+    DUPLICATE = "duplicate"
+    REVISED = "revised"  # known, with other numbers: the first ones stay
+    LATE = "late"  # good, but not the latest: history only
+    OFF_CALENDAR = "off_calendar"
+    IMPOSSIBLE = "impossible"
+    JUMP = "jump"
+
+
+REFUSED = (Finding.OFF_CALENDAR, Finding.IMPOSSIBLE, Finding.JUMP)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    finding: Finding
+    rule: str = ""
+    halted: bool = False  # after this bar
+    backfill: bool = False  # a good bar whose own time has passed: no signal
+
+
+@dataclass
+class _Ticker:
+    returns: deque[float]
+    known: dict[pd.Timestamp, tuple[float, ...]] = field(default_factory=dict)
+    last_close: pd.Timestamp | None = None
+    last_price: float | None = None  # adjusted
+    clean: int | None = None  # good bars since the halt; None = not halted
+
+
+class BarGuard:
+    """Judges bars one by one; remembers what it has seen of each ticker."""
+
+    def __init__(self, settings: LiveConfig, hours: Hours) -> None:
+        self._settings, self._hours = settings, hours
+        self._tickers: dict[str, _Ticker] = {}
+
+    def learn(self, prices: pd.DataFrame) -> None:
+        """Take interim prices in key order as seen and good."""
+        for name, rows in prices.groupby("ticker", sort=False):
+            tail = rows.tail(_RETURNS + 1)
+            adjusted = tail["adj_close"].to_numpy("float64")
+            ticker = self._ticker(str(name))
+            ticker.returns.extend(np.diff(np.log(adjusted)).tolist())
+            ticker.last_close, ticker.last_price = tail["bar_close_utc"].iloc[-1], float(adjusted[-1])
+            quotes = tail[list(QUOTES)].to_numpy("float64").tolist()
+            ticker.known |= dict(zip(tail["bar_close_utc"], map(tuple, quotes), strict=True))
+
+    def judge(self, bar: Bar, now: pd.Timestamp) -> Verdict:
+        """What the bar is at `now`; a good one counts as seen from here on."""
+        ticker = self._ticker(bar.ticker)
+        values = tuple(float(getattr(bar, name)) for name in QUOTES)
+        if bar.close_utc > now - pd.Timedelta(seconds=self._settings.settle_s):
+            return Verdict(Finding.PARTIAL, halted=self.halted(bar.ticker))
+        if bar.close_utc in ticker.known:
+            same = ticker.known[bar.close_utc] == values
+            return Verdict(Finding.DUPLICATE if same else Finding.REVISED, halted=self.halted(bar.ticker))
+        if not self._hours.is_close(bar.close_utc):
+            return Verdict(Finding.OFF_CALENDAR, "ends where the calendar has a bar", self.halted(bar.ticker))
+        rule = impossible(bar)
+        if rule:
+            ticker.clean = 0
+            return Verdict(Finding.IMPOSSIBLE, rule, halted=True)
+        if ticker.last_close is not None and bar.close_utc < ticker.last_close:
+            ticker.known[bar.close_utc] = values
+            return Verdict(Finding.LATE, halted=self.halted(bar.ticker), backfill=True)
+        return self._in_turn(ticker, bar, values, now)
+
+    def halted(self, ticker: str) -> bool:
+        """Is the ticker waiting for good bars?"""
+        return self._ticker(ticker).clean is not None
+
+    def last_close(self, ticker: str) -> pd.Timestamp | None:
+        """Close of the ticker's latest good bar."""
+        return self._ticker(ticker).last_close
+
+    def _in_turn(self, ticker: _Ticker, bar: Bar, values: tuple[float, ...], now: pd.Timestamp) -> Verdict:
+        move = 0.0 if ticker.last_price is None else math.log(bar.adj_close / ticker.last_price)
+        ticker.last_price = bar.adj_close
+        limit = self._limit(ticker, bar)
+        if abs(move) > limit:
+            ticker.clean = 0
+            rule = f"moves by less than {self._settings.jump_sd:g} standard deviations ({limit:.4f}), not {move:+.4f}"
+            return Verdict(Finding.JUMP, rule, halted=True)
+        ticker.returns.append(move)
+        ticker.known[bar.close_utc], ticker.last_close = values, bar.close_utc
+        if ticker.clean is not None:
+            ticker.clean += 1
+            if ticker.clean >= self._settings.clean_bars:
+                ticker.clean = None
+                return Verdict(Finding.GOOD, "released", backfill=self._passed(bar, now))
+        return Verdict(Finding.GOOD, halted=ticker.clean is not None, backfill=self._passed(bar, now))
+
+    def _passed(self, bar: Bar, now: pd.Timestamp) -> bool:
+        """Has a later bar ended since? Then this one only fills a gap."""
+        ended = now - pd.Timedelta(seconds=self._settings.settle_s + self._settings.grace_s)
+        return self._hours.bars_between(bar.close_utc, ended) >= 1 and self.deadline(bar.close_utc) < now
+
+    def deadline(self, close: pd.Timestamp) -> pd.Timestamp:
+        """Until when a signal from the bar that ends at `close` may be given."""
+        if self._hours.daily:
+            return self._hours.next_open(close)
+        return close + pd.Timedelta(seconds=self._settings.stale_s)
+
+    def _limit(self, ticker: _Ticker, bar: Bar) -> float:
+        """Largest move in log return that counts as possible; a bar after missing ones may move further."""
+        if len(ticker.returns) < _LEAST:
+            return math.inf
+        bars = 1 if ticker.last_close is None else max(1, self._hours.bars_between(ticker.last_close, bar.close_utc))
+        return self._settings.jump_sd * max(float(np.std(ticker.returns)), _FLOOR) * math.sqrt(bars)
+
+    def _ticker(self, name: str) -> _Ticker:
+        return self._tickers.setdefault(name, _Ticker(deque(maxlen=_RETURNS)))
+
+
+def impossible(bar: Bar) -> str:
+    """The rule that the bar's numbers break; empty where they break none."""
+    prices = (bar.open, bar.high, bar.low, bar.close, bar.adj_close)
+    if not all(math.isfinite(value) for value in (*prices, bar.volume)):
+        return "numbers are finite"
+    if min(prices) <= 0 or bar.volume < 0:
+        return "prices are positive, volume is not negative"
+    if bar.high * (1 + TOLERANCE) < max(bar.open, bar.close, bar.low):
+        return "high is at least open, close and low"
+    if bar.low * (1 - TOLERANCE) > min(bar.open, bar.close, bar.high):
+        return "low is at most open, close and high"
+    return ""
+
+
+class SkewGuard:
+    """Our clock against the server's, whose Date header has whole seconds."""
+
+    def __init__(self, settings: LiveConfig) -> None:
+        self._settings = settings
+        self.skew_s = 0.0
+
+    def judge(self, server: pd.Timestamp | None, ours: pd.Timestamp | None) -> str:
+        """ok, warn or halt; the last answer that named a time counts."""
+        if server is not None and ours is not None:
+            apart = (ours - server).total_seconds()
+            self.skew_s = 0.0 if 0 <= apart < 1 else apart if apart < 0 else apart - 1
+        if abs(self.skew_s) > self._settings.skew_halt_s:
+            return "halt"
+        return "warn" if abs(self.skew_s) > self._settings.skew_warn_s else "ok"
+
+
+def strict_json(content: bytes) -> Any:
+    """Parsed JSON; ValueError for what is no JSON, and for NaN, Infinity and numbers too large, which Python takes."""
+    return json.loads(content.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of 64 bits")
+    return value
+
+
+class Quarantine:
+    """Keeps bytes that were no answer, named by their SHA-256, for people to look at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._count = sum(1 for _ in folder.glob("*.bin")) if folder.is_dir() else 0
+
+    def keep(self, content: bytes) -> str:
+        """Store the bytes, once; returns their SHA-256. Beyond a thousand files only the hash is noted."""
+        name = hashlib.sha256(content).hexdigest()
+        path = self.folder / f"{name}.bin"
+        if self._count < _KEPT_FILES and not os.path.lexists(path):
+            write_bytes(path, content)
+            self._count += 1
+        return name

@@ -1,0 +1,241 @@
+"""Feeds: what an HTTP server does to the router, on real sockets; tables; buckets, breakers and strict JSON."""
+
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from feed_server import Answer, FeedServer, bar, said
+
+from fusion_alpha import config
+from fusion_alpha.errors import InputError
+from fusion_alpha.live import feed
+from fusion_alpha.live.guards import Quarantine, SkewGuard, strict_json
+from fusion_alpha.live.http_feed import HttpFeed
+from fusion_alpha.live.limits import Breaker, TokenBucket
+
+CLOSE = "2019-12-02T15:00:00Z"
+NOW = pd.Timestamp("2019-12-02T15:00:05Z")
+
+
+@pytest.fixture
+def live():
+    return replace(config.load().live, connect_timeout_s=0.3, read_timeout_s=0.3, requests_per_minute=60000.0)
+
+
+def http(server: FeedServer, live, tmp_path, **more) -> HttpFeed:
+    return HttpFeed(server.url, ["AAPL", "TSLA"], "1m", live, Quarantine(tmp_path / "quarantine"), **more)
+
+
+def kinds(polled: feed.Polled) -> list[str]:
+    return [problem.kind for problem in polled.problems]
+
+
+def test_one_request_brings_all_tickers_with_the_servers_clock(live, tmp_path):
+    item = {"id": 7, "ticker": "TSLA", "published_utc": CLOSE, "text": "Tesla up"}
+    with FeedServer(said(bar("TSLA", CLOSE), bar("AAPL", CLOSE, adj_close=50.0), headlines=[item])).running() as server:
+        tested = http(server, live, tmp_path)
+        tested.seen({"TSLA": pd.Timestamp(CLOSE), "AAPL": pd.Timestamp(CLOSE) - pd.Timedelta(minutes=1)})
+        polled = tested.poll(NOW)
+    assert [(one.ticker, one.adj_close) for one in polled.bars] == [("TSLA", 100.0), ("AAPL", 50.0)]
+    assert polled.headlines == [feed.Headline("TSLA", "7", pd.Timestamp(CLOSE), "Tesla up")]
+    assert polled.problems == []
+    assert abs(polled.server_utc - pd.Timestamp.now("UTC")) < pd.Timedelta(seconds=3)
+    assert server.asked == [{"tickers": "AAPL,TSLA", "interval": "1m", "since": "2019-12-02T14:59:00Z"}]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Answer(delay_s=0.5), Answer(status=503), Answer(cut=3), Answer(body=b" " * 40, drip_s=0.05)],
+    ids=["silent", "503", "cut", "drips"],
+)
+def test_a_try_that_fails_is_repeated_up_to_three_times(fault, live, tmp_path):
+    with FeedServer(fault, fault, said(bar("TSLA", CLOSE))).running() as server:
+        polled = http(server, live, tmp_path).poll(NOW)
+        assert (len(polled.bars), len(server.asked)) == (1, 3)
+    with FeedServer(fault).running() as server:
+        started = time.monotonic()
+        polled = http(server, live, tmp_path).poll(NOW)
+        assert (kinds(polled), len(server.asked)) == (["unavailable"], 3)
+        assert time.monotonic() - started < 5
+
+
+def test_a_dead_port_is_a_problem_and_no_exception(live, tmp_path):
+    with FeedServer(said()).running() as server:
+        tested = http(server, live, tmp_path)
+    assert kinds(tested.poll(NOW)) == ["unavailable"]
+
+
+def test_429_is_not_repeated_and_retry_after_is_honoured(live, tmp_path):
+    now = [0.0]
+    refused = Answer(status=429, headers={"Retry-After": "7"})
+    with FeedServer(refused, said(bar("TSLA", CLOSE))).running() as server:
+        tested = http(server, live, tmp_path, clock=lambda: now[0])
+        assert kinds(tested.poll(NOW)) == ["rate_limited"]
+        now[0] = 6.9
+        assert kinds(tested.poll(NOW)) == ["resting"]
+        assert len(server.asked) == 1
+        now[0] = 7.1
+        assert len(tested.poll(NOW).bars) == 1
+
+
+def test_a_retry_after_date_is_honoured(live, tmp_path):
+    stamp = (pd.Timestamp.now("UTC") + pd.Timedelta(seconds=100)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    with FeedServer(Answer(status=429, headers={"Retry-After": stamp})).running() as server:
+        tested = http(server, live, tmp_path)
+        tested.poll(NOW)
+        assert kinds(tested.poll(NOW)) == ["resting"]
+
+
+def test_the_breaker_opens_after_five_failures_and_lets_one_try_through_later(live, tmp_path):
+    now = [0.0]
+    with FeedServer(*[Answer(status=404)] * 5, said(bar("TSLA", CLOSE))).running() as server:
+        tested = http(server, live, tmp_path, clock=lambda: now[0])
+        for _ in range(5):
+            assert kinds(tested.poll(NOW)) == ["refused"]
+            now[0] += 1
+        assert kinds(tested.poll(NOW)) == ["breaker_open"]
+        assert len(server.asked) == 5
+        now[0] += live.breaker_rest_s
+        assert len(tested.poll(NOW).bars) == 1
+        assert len(tested.poll(NOW).bars) == 1
+
+
+def test_more_requests_than_allowed_are_not_made(live, tmp_path):
+    with FeedServer(said()).running() as server:
+        tested = http(server, replace(live, requests_per_minute=1.0), tmp_path)
+        found = [kinds(tested.poll(NOW)) for _ in range(7)]
+    assert found == [[]] * 5 + [["throttled"]] * 2
+    assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"<html>", b'{"bars": [', b'{"bars": [NaN]}', b'{"bars": [{"open": -Infinity}]}', b'{"bars": [1e999]}'),
+        *(b"\xff\xfe", b"", b"[" * 100_000),
+    ],
+)
+def test_bytes_that_are_no_answer_are_kept_and_the_next_poll_goes_on(body, live, tmp_path):
+    with FeedServer(Answer(body), said(bar("TSLA", CLOSE))).running() as server:
+        tested = http(server, live, tmp_path)
+        (problem,) = tested.poll(NOW).problems
+        assert problem.kind == "malformed"
+        assert (tmp_path / "quarantine" / f"{problem.quarantined}.bin").read_bytes() == body
+        assert len(tested.poll(NOW).bars) == 1
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"close": "100"},
+        {"close": True},
+        {"bar_close_utc": "2019-12-02T15:00:00"},
+        {"bar_close_utc": 7},
+        {"bar_close_utc": "soon"},
+        {"ticker": "MSFT"},
+        {"ticker": ["TSLA"]},
+    ],
+)
+def test_one_malformed_entry_spoils_no_other(broken, live, tmp_path):
+    with FeedServer(said(bar("TSLA", CLOSE) | broken, bar("AAPL", CLOSE))).running() as server:
+        polled = http(server, live, tmp_path).poll(NOW)
+    assert [one.ticker for one in polled.bars] == ["AAPL"]
+    assert kinds(polled) == ["malformed"]
+    assert polled.problems[0].tickers in (("TSLA",), ())
+    assert len(list((tmp_path / "quarantine").iterdir())) == 1
+
+
+def test_an_answer_of_another_form_is_malformed(live, tmp_path):
+    for body in (b"[]", b"{}", b'{"bars": 7}', b'{"bars": [], "headlines": 7}', b'{"bars": [7]}'):
+        with FeedServer(Answer(body)).running() as server:
+            assert kinds(http(server, live, tmp_path).poll(NOW)) == ["malformed"], body
+
+
+def test_an_unknown_price_comes_as_nan_for_the_guards_to_refuse(live, tmp_path):
+    with FeedServer(said(bar("TSLA", CLOSE) | {"close": None})).running() as server:
+        (only,) = http(server, live, tmp_path).poll(NOW).bars
+    assert only.close != only.close
+
+
+@pytest.mark.parametrize(("skew", "said_of_it"), [(0, "ok"), (-5, "warn"), (5, "warn"), (-20, "halt"), (20, "halt")])
+def test_clock_skew_against_the_http_date(skew, said_of_it, live, tmp_path):
+    with FeedServer(Answer(skew_s=skew)).running() as server:
+        now = pd.Timestamp.now("UTC")
+        polled = http(server, live, tmp_path).poll(now)
+    guard = SkewGuard(live)
+    assert guard.judge(polled.server_utc, polled.received_utc) == said_of_it
+    assert guard.judge(None, None) == said_of_it
+
+
+def test_quarantine_keeps_equal_bytes_once(tmp_path):
+    quarantine = Quarantine(tmp_path / "q")
+    assert quarantine.keep(b"a") == quarantine.keep(b"a")
+    assert Quarantine(tmp_path / "q").keep(b"b")
+    assert len(list((tmp_path / "q").iterdir())) == 2
+
+
+def test_strict_json_takes_what_json_is():
+    assert strict_json(b'{"a": [1, 2.5, null, true, "NaN"]}') == {"a": [1, 2.5, None, True, "NaN"]}
+
+
+def test_the_bucket_fills_with_time():
+    now = [0.0]
+    bucket = TokenBucket(60, 2, lambda: now[0])
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
+    now[0] = 1.5
+    assert [bucket.take() for _ in range(2)] == [True, False]
+
+
+def test_the_breaker_closes_with_a_success():
+    now = [0.0]
+    breaker = Breaker(2, 10, lambda: now[0])
+    breaker.failure()
+    breaker.success()
+    breaker.failure()
+    assert breaker.allows()
+    breaker.failure()
+    assert breaker.open
+    assert not breaker.allows()
+    now[0] = 10
+    assert breaker.allows()
+    breaker.failure()
+    assert not breaker.allows()
+
+
+def table_feed() -> feed.TableFeed:
+    closes = pd.to_datetime(["2019-12-02T21:00Z", "2019-12-03T21:00Z"]).as_unit("us")
+    prices = pd.DataFrame({"ticker": ["TSLA"] * 2, "bar_close_utc": closes})
+    prices = prices.assign(**dict.fromkeys(feed.QUOTES, 1.0))
+    news = pd.DataFrame(
+        {"ticker": ["TSLA"], "news_id": ["a"], "published_utc": closes[:1], "text": ["x"], "is_repost": [False]}
+    )
+    return feed.TableFeed(prices, news, name="replay", simulated=True)
+
+
+def test_a_table_hands_over_each_row_once_when_its_time_has_come():
+    tested = table_feed()
+    first = pd.Timestamp("2019-12-02T21:00Z")
+    assert tested.poll(first - pd.Timedelta(seconds=1)).bars == []
+    polled = tested.poll(first)
+    assert [one.close_utc for one in polled.bars] == [first]
+    assert len(polled.headlines) == 1
+    assert tested.poll(first).bars == []
+    assert len(tested.poll(first + pd.Timedelta(days=3)).bars) == 1
+
+
+def test_the_laboratory_goes_on_where_the_pipeline_stopped():
+    cfg = config.load(["data.lab.first_session=2019-11-01", "data.lab.n_tickers=2"])
+    history, rest = feed.laboratory(cfg)
+    assert rest.simulated
+    assert history.prices["session"].max() == pd.Timestamp("2019-12-31")
+    (first, second) = rest.poll(pd.Timestamp("2020-01-02T21:00Z")).bars
+    assert {first.ticker, second.ticker} == {"AAPL", "TSLA"}
+    assert first.close_utc == pd.Timestamp("2020-01-02T21:00Z")
+    assert history.news["published_utc"].max() <= history.prices["bar_close_utc"].max()
+
+
+def test_history_is_demanded():
+    prices = pd.DataFrame({"session": [pd.Timestamp("2019-01-01")]})
+    with pytest.raises(InputError, match="no bars before 2015-01-01"):
+        feed.split(feed.History(prices, pd.DataFrame()), pd.Timestamp("2015-01-01"))

@@ -1,0 +1,137 @@
+"""What a bar is: every way in which it can be wrong, and how a ticker comes back from a halt."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusion_alpha import config
+from fusion_alpha.live.clock import Hours
+from fusion_alpha.live.feed import Bar
+from fusion_alpha.live.guards import BarGuard, Finding
+
+OPEN = pd.Timestamp("2019-12-02T14:30Z").as_unit("us")
+
+
+def at(minutes: int) -> pd.Timestamp:
+    return OPEN + pd.Timedelta(minutes=minutes)
+
+
+def bar(minutes: int, price: float = 100.0, **changed: float) -> Bar:
+    quotes = {"open": price, "high": price * 1.0005, "low": price * 0.9995, "close": price, "adj_close": price}
+    return Bar("TSLA", at(minutes), **quotes | {"volume": 1000.0} | changed)
+
+
+@pytest.fixture
+def guard() -> BarGuard:
+    """It has seen forty bars, whose log returns are 0.001 up and down."""
+    cfg = replace(config.load(), interval="1m")
+    made = BarGuard(cfg.live, Hours(cfg))
+    price = 100 * np.exp(0.0005 * (-1.0) ** np.arange(40))
+    history = pd.DataFrame({"ticker": "TSLA", "bar_close_utc": [at(1 + i) for i in range(40)]})
+    made.learn(history.assign(volume=1000.0, **dict.fromkeys(("open", "high", "low", "close", "adj_close"), price)))
+    return made
+
+
+def judge(guard: BarGuard, one: Bar, after_s: float = 3.0):
+    return guard.judge(one, one.close_utc + pd.Timedelta(seconds=after_s))
+
+
+def test_a_bar_counts_two_seconds_after_its_close(guard):
+    assert judge(guard, bar(41), 1.9).finding == Finding.PARTIAL
+    assert judge(guard, bar(41), 2.0).finding == Finding.GOOD
+
+
+@pytest.mark.parametrize("name", ["open", "high", "low", "close", "adj_close", "volume"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_a_number_that_cannot_be_refuses_the_bar_and_halts_the_ticker(guard, name, value):
+    verdict = judge(guard, bar(41, **{name: value}))
+    assert verdict.finding == Finding.IMPOSSIBLE
+    assert guard.halted("TSLA")
+
+
+@pytest.mark.parametrize("changed", [{"close": 0.0}, {"high": 99.0}, {"low": 101.0}, {"open": 102.0}])
+def test_prices_that_contradict_each_other_are_refused(guard, changed):
+    assert judge(guard, bar(41, **changed)).finding == Finding.IMPOSSIBLE
+
+
+def test_three_good_bars_end_a_halt(guard):
+    judge(guard, bar(41, close=math.nan))
+    halted = [judge(guard, bar(minute)).halted for minute in (42, 43, 44)]
+    assert halted == [True, True, False]
+
+
+def test_a_bad_bar_within_the_three_starts_them_again(guard):
+    judge(guard, bar(41, close=math.nan))
+    judge(guard, bar(42))
+    judge(guard, bar(43, volume=-1.0))
+    assert [judge(guard, bar(minute)).halted for minute in (44, 45, 46)] == [True, True, False]
+
+
+def test_ten_standard_deviations_are_a_jump(guard):
+    last = 100 * math.exp(-0.0005)
+    assert judge(guard, bar(41, last * math.exp(0.0099))).finding == Finding.GOOD
+
+
+def test_a_wrong_print_is_refused_there_and_back(guard):
+    assert judge(guard, bar(41, 150.0)).finding == Finding.JUMP
+    assert judge(guard, bar(42, 100.0)).finding == Finding.JUMP
+    assert [judge(guard, bar(minute)).halted for minute in (43, 44, 45)] == [True, True, False]
+
+
+def test_a_market_that_really_moved_is_followed_after_three_bars(guard):
+    assert judge(guard, bar(41, 150.0)).finding == Finding.JUMP
+    assert [judge(guard, bar(minute, 150.0)).halted for minute in (42, 43, 44)] == [True, True, False]
+
+
+def test_the_same_bar_is_a_duplicate_and_with_other_numbers_a_revision(guard):
+    judge(guard, bar(41))
+    assert judge(guard, bar(41), 60).finding == Finding.DUPLICATE
+    assert judge(guard, bar(41, 100.1), 60).finding == Finding.REVISED
+    assert judge(guard, bar(41), 60).finding == Finding.DUPLICATE
+
+
+def test_a_bar_before_the_latest_is_late(guard):
+    judge(guard, bar(43))
+    verdict = judge(guard, bar(42), 120)
+    assert (verdict.finding, verdict.backfill) == (Finding.LATE, True)
+    assert judge(guard, bar(42), 130).finding == Finding.DUPLICATE
+
+
+def test_bars_that_come_after_a_pause_only_fill_it(guard):
+    now = at(50) + pd.Timedelta(seconds=3)
+    found = [guard.judge(bar(minute), now).backfill for minute in range(41, 51)]
+    assert found == [True] * 7 + [False] * 3  # those within live.stale_s are still of use
+
+
+@pytest.mark.parametrize(
+    "close", ["2019-12-02T22:00Z", "2019-12-01T15:00Z", "2019-12-02T15:30:30Z", "2019-11-28T15:00Z"]
+)
+def test_a_bar_off_the_calendar_is_refused(guard, close):
+    time = pd.Timestamp(close).as_unit("us")
+    verdict = guard.judge(replace(bar(41), close_utc=time), max(time, at(60)) + pd.Timedelta(seconds=3))
+    assert verdict.finding == Finding.OFF_CALENDAR
+    assert not verdict.halted
+
+
+def test_the_calendar_knows_half_days_and_daylight_saving():
+    hours = Hours(replace(config.load(), interval="1m"))
+    assert hours.is_close(pd.Timestamp("2019-11-29T18:00Z"))
+    assert not hours.is_close(pd.Timestamp("2019-11-29T18:01Z"))
+    assert hours.next_close(pd.Timestamp("2019-11-29T18:00Z")) == pd.Timestamp("2019-12-02T14:31Z")
+    assert hours.is_close(pd.Timestamp("2019-07-01T13:31Z"))
+    assert hours.bars_between(pd.Timestamp("2019-11-29T17:58Z"), pd.Timestamp("2019-12-02T14:31Z")) == 3
+    assert hours.is_open(pd.Timestamp("2019-11-29T17:59Z"))
+    assert not hours.is_open(pd.Timestamp("2019-11-29T18:00Z"))
+
+
+def test_days_have_one_bar_and_their_signals_hold_until_the_next_open():
+    cfg = config.load()
+    hours = Hours(cfg)
+    close = pd.Timestamp("2019-11-27T21:00Z")
+    assert hours.next_close(close) == pd.Timestamp("2019-11-29T18:00Z")
+    assert BarGuard(cfg.live, hours).deadline(close) == pd.Timestamp("2019-11-29T14:30Z")
+    assert hours.fill(close + pd.Timedelta(seconds=60)) == pd.Timestamp("2019-11-29T14:30Z")
+    assert hours.open_of(close) == pd.Timestamp("2019-11-27T14:30Z")

@@ -1,7 +1,9 @@
 # `make help` lists the targets. Two commands set up a fresh machine with Python 3.11: `make repro` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
-READY := $(VENV)/.ready
+READY ?= $(VENV)/.ready
+UI_HOST ?= 127.0.0.1
+SECRETS := detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines integrity
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -9,10 +11,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test test-all params lint format bench parity stocknet recovery book ui lock clean
+.PHONY: help env extra hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery sql book ui lock image clean
 
 help: ## list the targets
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 env: $(READY) ## create .venv from the lock (requirements.txt)
 $(READY): requirements.txt
@@ -21,6 +23,13 @@ $(READY): requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(VENV)/bin/python -c "from fusion_alpha import tracking; tracking.prepare()"
 	touch $@
+
+extra: $(READY) ## add what an optional part needs: NAME=cuda (GPU), live or ray
+	@python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(NAME)"], sep="\n")' \
+	  | pip install --quiet --disable-pip-version-check --constraint requirements.txt --requirement /dev/stdin
+
+hooks: $(READY) ## check every commit and its message before git takes it
+	pre-commit install
 
 repro: $(READY) ## run the whole pipeline on the embedded lab and say where the results are
 	dvc repro
@@ -32,18 +41,32 @@ test: $(READY) ## the tests that every change must pass (minutes, no GPU, no net
 test-all: $(READY) ## every test, also the slow ones and those that need a GPU or start servers
 	python -m pytest -n 2
 
+coverage: $(READY) ## the tests of `make test`, with the lines and branches that they reach; fails below the floor
+	python -m pytest -n 2 -m "not slow and not gpu and not s3 and not soak" --cov --cov-report=term --cov-report=html
+
 params: $(READY) ## compose conf/ into params.yaml
 	python -m fusion_alpha.config
 
-lint: $(READY) ## ruff, mypy, and params.yaml against conf/
+lint: $(READY) ## ruff, mypy, params.yaml against conf/, the container and the workflows
 	ruff check .
 	ruff format --check .
 	mypy
 	python -m fusion_alpha.config --check
+	hadolint Dockerfile
+	actionlint
 
 format: $(READY) ## let ruff write its format
 	ruff format .
 	ruff check --fix .
+
+secrets: $(READY) ## look for secrets in every file and in every line that was ever committed
+	git ls-files -z | xargs -0 $(SECRETS)
+	mkdir -p .cache && git log --all --patch --no-textconv > .cache/history.patch
+	$(SECRETS) .cache/history.patch
+
+audit: $(READY) ## licences of the lock, then its known vulnerabilities (asks a service on the internet)
+	pip-licenses --packages $$(sed -n 's/==.*//p' requirements.txt)
+	pip-audit --requirement requirements.txt --disable-pip --no-deps
 
 bench: $(READY) ## measure the kernels beside their peers; appends to metrics/bench.csv
 	python -m kernels.bench
@@ -62,7 +85,10 @@ book: $(READY) ## build the Nimbus Book (site and PDF) from the results of the l
 
 ui: $(READY) ## MLflow's comparison of runs, on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore mlflow ui --backend-store-uri sqlite:///mlflow.db \
-	  --workers 1 --host 127.0.0.1 --uvicorn-opts "--log-level warning"
+	  --workers 1 --host $(UI_HOST) --uvicorn-opts "--log-level warning"
+
+image: ## build the container image; ARGS="--build-arg EXTRA=cuda" for a GPU
+	docker build $(ARGS) --tag nimbus-fusion .
 
 lock: $(READY) ## refresh requirements.txt from pyproject.toml
 	pip-compile --quiet --extra dev --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \

@@ -1,0 +1,161 @@
+"""Environments, container, workflows and hooks say the same things, and the checks refuse what they are there for."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+HOOKS = {
+    hook["id"]: hook
+    for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    for hook in repo["hooks"]
+}
+WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+FIRST, LAST = "3.11", "3.13"
+
+
+def locked() -> dict[str, str]:
+    """Version of each package in the lock."""
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.match(r"[A-Za-z0-9]", line)]
+    pins = [Requirement(line) for line in lines]
+    return {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+
+
+def refused(hook: str, *arguments: str, cwd: Path) -> str:
+    """What a hook says about what it refuses; it must be installed and it must fail."""
+    words = HOOKS[hook]["entry"].split()
+    done = subprocess.run([str(BIN / words[0]), *words[1:], *arguments], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_lock_holds_a_fitting_version_of_all_that_is_asked_for():
+    pins = locked()
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        name = canonicalize_name(wanted.name)
+        assert name in pins, f"{name} is not in requirements.txt: run `make lock`"
+        assert wanted.specifier.contains(pins[name]), f"{name} {pins[name]} is not {wanted.specifier}: run `make lock`"
+
+
+def test_the_environment_of_conda_is_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *packages, pip = environment["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt"]}
+    python = next(item for item in packages if item.startswith("python="))
+    assert python.removeprefix("python=") in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_everything_names_the_same_pythons():
+    span = SpecifierSet(PROJECT["requires-python"])
+    minors = [f"3.{minor}" for minor in range(9, 20) if f"3.{minor}" in span]
+    assert (minors[0], minors[-1]) == (FIRST, LAST)
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert tools["ruff"]["target-version"] == f"py{FIRST.replace('.', '')}"
+    assert tools["mypy"]["python_version"] == FIRST
+    assert f"Python {FIRST} to {LAST}" in (ROOT / "Makefile").read_text()
+    assert f"Python {FIRST} to {LAST}" in (ROOT / "README.md").read_text()
+    assert WORKFLOWS["checks.yml"]["jobs"]["test"]["strategy"]["matrix"]["python"] == minors
+    built = re.search(r"^ARG PYTHON=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert built is not None
+    assert built[1] in span
+
+
+def test_workflows_run_nothing_but_make_targets_in_the_order_lint_test_image_book_deploy():
+    for name, workflow in WORKFLOWS.items():
+        for job in workflow["jobs"].values():
+            for step in job["steps"]:
+                words = step.get("run", "make help").split()
+                assert words[0] == "make", f"{name}: {words}"
+                assert {word for word in words[1:] if "=" not in word} <= TARGETS, f"{name}: {words}"
+    jobs = WORKFLOWS["checks.yml"]["jobs"]
+    assert [(job, body.get("needs")) for job, body in jobs.items()] == [
+        ("lint", None), ("test", "lint"), ("image", "test"), ("book", "image"), ("deploy", "book")
+    ]  # fmt: skip
+
+
+def test_services_of_ours_run_what_is_here():
+    for name, service in COMPOSE["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), f"{name} is open to the network"
+        if service["image"] != "nimbus-fusion":
+            assert re.search(r":\d", service["image"]), f"{name}: the image has no version"
+            continue
+        tool, target = service["command"][:2]
+        assert target in TARGETS if tool == "make" else (ROOT / target).exists(), f"{name}: {service['command']}"
+
+
+def test_the_image_runs_as_nobody_special_and_holds_no_credentials():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert int(users[-1]) > 0
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".dvc/config.local", ".env*", ".dvc/cache", "data", "mlflow.db*"} <= set(ignored)
+
+
+def test_the_linters_of_container_and_workflows_agree_and_see_mistakes(tmp_path):
+    for tool, *arguments in (("hadolint", "Dockerfile"), ("actionlint",)):
+        done = subprocess.run([str(BIN / tool), *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    (tmp_path / "Dockerfile").write_text("FROM python:latest\nRUN cd /x && sudo make\n")
+    assert "DL3007" in refused("dockerfile", "Dockerfile", cwd=tmp_path)
+    workflow = (ROOT / ".github/workflows/checks.yml").read_text().replace("needs: lint", "needs: lnt")
+    (tmp_path / "w.yml").write_text(workflow)
+    assert "does not exist" in refused("workflows", "w.yml", cwd=tmp_path)
+
+
+def test_hooks_need_nothing_that_the_environment_does_not_hold():
+    for hook in HOOKS.values():
+        assert hook["language"] == "system"
+        assert shutil.which(hook["entry"].split()[0], path=str(BIN)), f"{hook['id']} is not in the environment"
+
+
+def test_hook_and_target_look_for_the_same_secrets():
+    assert f"SECRETS := {HOOKS['secrets']['entry']}\n" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'key = "' + "AKIA" + 'QWERTYUIOPASDFGH"',
+        "password = " + '"correct-horse-battery"',
+        "-----BEGIN RSA " + "PRIVATE KEY-----",
+        'token = "' + "ghp_" + "a1B2c3D4e5F6" * 3 + '"',
+    ],
+)
+def test_secrets_are_refused(tmp_path, line):
+    (tmp_path / "planted.py").write_text(line + "\n")
+    assert "planted.py:1" in refused("secrets", "planted.py", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("message", "good"), [("feat(fusion): a gate", True), ("fixed stuff", False)])
+def test_messages_that_say_no_kind_are_refused(tmp_path, message, good):
+    (tmp_path / "message").write_text(message + "\n")
+    if good:
+        done = subprocess.run([str(BIN / "conventional-pre-commit"), "message"], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0
+    else:
+        assert "Conventional Commit" in refused("message", "message", cwd=tmp_path)
+
+
+def test_notebooks_lose_their_outputs(tmp_path):
+    cell = {"cell_type": "code", "source": "1", "metadata": {}, "execution_count": 1, "outputs": []}
+    cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "private"}]
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(notebook))
+    subprocess.run([str(BIN / HOOKS["notebooks"]["entry"]), str(path)], check=True)
+    assert "private" not in path.read_text()

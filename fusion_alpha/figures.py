@@ -49,7 +49,7 @@ _STYLE: Any = {
 
 def equity(values: pd.DataFrame, main: str, benchmark: str, labels: dict[str, str], simulated: bool) -> bytes:
     """Growth of 1 by session, one column per strategy; `main` and `benchmark` stand out. SVG."""
-    with _drawing(7.2, 3.8, simulated) as (figure, render):
+    with drawing(7.2, 3.8, simulated) as (figure, render):
         axes = figure.subplots()
         others = iter(_LINES * len(values.columns))
         for name in map(str, values):
@@ -63,23 +63,27 @@ def equity(values: pd.DataFrame, main: str, benchmark: str, labels: dict[str, st
             axes.plot(values.index, values[name], label=labels.get(name, name), **look)
         axes.set(title="Equity net of costs", ylabel="growth of 1")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        _dates(axes, values.index)
+        dates(axes, values.index)
         return render()
 
 
 def calibration(table: pd.DataFrame, ece: float | None, simulated: bool) -> bytes:
     """Reliability of p_up: share of ups against mean probability, with binomial standard errors. SVG."""
-    with _drawing(4.4, 4.0, simulated) as (figure, render):
-        axes = figure.subplots()
-        error = np.sqrt(table["share_up"] * (1 - table["share_up"]) / table["n"])
-        around = pd.concat([table["p_mean"], table["share_up"] - error, table["share_up"] + error])
-        low, high = (around.min() - 0.02, around.max() + 0.02) if len(around) else (0.0, 1.0)
-        axes.plot([low, high], [low, high], color=FAINT, linewidth=1, linestyle="--", label="perfect")
-        axes.errorbar(table["p_mean"], table["share_up"], error, fmt="o-", color=BLUE, capsize=2, label="model")
-        axes.set(xlim=(low, high), ylim=(low, high), xlabel="predicted probability of up", ylabel="share of ups")
-        axes.set_title("Calibration" if ece is None else f"Calibration (expected error {ece:.3f})")
-        axes.legend(loc="upper left")
+    with drawing(4.4, 4.0, simulated) as (figure, render):
+        draw_calibration(figure.subplots(), table, ece)
         return render()
+
+
+def draw_calibration(axes: Any, table: pd.DataFrame, ece: float | None) -> None:
+    """`calibration` on axes of a larger figure."""
+    error = np.sqrt(table["share_up"] * (1 - table["share_up"]) / table["n"])
+    around = pd.concat([table["p_mean"], table["share_up"] - error, table["share_up"] + error])
+    low, high = (around.min() - 0.02, around.max() + 0.02) if len(around) else (0.0, 1.0)
+    axes.plot([low, high], [low, high], color=FAINT, linewidth=1, linestyle="--", label="perfect")
+    axes.errorbar(table["p_mean"], table["share_up"], error, fmt="o-", color=BLUE, capsize=2, label="model")
+    axes.set(xlim=(low, high), ylim=(low, high), xlabel="predicted probability of up", ylabel="share of ups")
+    axes.set_title("Calibration" if ece is None else f"Calibration (expected error {ece:.3f})")
+    axes.legend(loc="upper left")
 
 
 def contradictions(bars: pd.DataFrame, thresholds: Sequence[float], simulated: bool) -> bytes:
@@ -88,7 +92,7 @@ def contradictions(bars: pd.DataFrame, thresholds: Sequence[float], simulated: b
     bars: one ticker's ticker, session, bar_close_utc, close, cs, kind, severity in order, and kind_true where it was
     planted (rings); thresholds: (tau_over, tau_under).
     """
-    with _drawing(7.2, 5.6, simulated) as (figure, render):
+    with drawing(7.2, 5.6, simulated) as (figure, render):
         price, score, severity = figure.subplots(3, 1, sharex=True, height_ratios=(2.4, 1, 0.8))
         at = np.arange(len(bars))  # bars, not hours: nights and weekends take no room
         close, cs, rank = (bars[name].to_numpy() for name in ("close", "cs", "severity"))
@@ -123,7 +127,7 @@ def parity(seeds: pd.DataFrame, level: dict[str, Any], times: pd.DataFrame, simu
 
     seeds: columns seed, difference (nats); level: `parity.equivalent_losses`; times: epoch_bicep_s, epoch_torch_s.
     """
-    with _drawing(7.2, 3.4, simulated) as (figure, render):
+    with drawing(7.2, 3.4, simulated) as (figure, render):
         loss, epoch = figure.subplots(1, 2, width_ratios=(2.4, 1))
         low, high = level["interval_90"]
         loss.axhspan(low, high, color=SKY, alpha=0.35, linewidth=0, label="90% interval of the mean")
@@ -150,7 +154,7 @@ def recovery(seeds: pd.DataFrame, whole: pd.DataFrame) -> bytes:
     """
     looks = {"oracle": ("_", INK), "fused": ("o", BLUE), "price_only": ("^", ORANGE), "text_only": ("s", GREEN)}
     kinds = list(dict.fromkeys(seeds["market"]))
-    with _drawing(2.6 * len(kinds) + 0.4, 3.6, simulated=True) as (figure, render):
+    with drawing(2.6 * len(kinds) + 0.4, 3.6, simulated=True) as (figure, render):
         panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
         for axes, kind in zip(panels, kinds, strict=True):
             own, together = (table[table["market"] == kind] for table in (seeds, whole))
@@ -181,7 +185,7 @@ def attention(found: dict[str, Any]) -> bytes:
     news, sessions = found["news"], found["sessions"]
     titles = ["(no news)", *(_shortened(item["text"], 60) for item in news)]
     rows = [0, *range(-len(news), 0)]  # the learned token, then the items; masked places are before them
-    with _drawing(7.2, 1.8 + 0.28 * max(len(titles), 6), found["simulated"]) as (figure, render):
+    with drawing(7.2, 1.8 + 0.28 * max(len(titles), 6), found["simulated"]) as (figure, render):
         axes = figure.subplots()
         axes.grid(visible=False)
         if "news_to_sessions" in found["attention"]:
@@ -210,7 +214,7 @@ def search_history(trials: pd.DataFrame, simulated: bool, kind: str = "svg") -> 
 
     trials: columns trial, state (complete, pruned or refused), loss and present; pruned ones have fewer blocks in loss.
     """
-    with _drawing(7.2, 3.4, simulated, kind) as (figure, render):
+    with drawing(7.2, 3.4, simulated, kind) as (figure, render):
         axes: Any = figure.subplots()
         whole = trials[trials["state"] == "complete"]
         pruned = trials[trials["state"] == "pruned"]
@@ -235,7 +239,7 @@ def search_slices(
     whole = trials[trials["state"] == "complete"].sort_values(["loss", "trial"])
     columns = min(3, len(settings))
     rows = -(-len(settings) // columns)
-    with _drawing(2.5 * columns, 2.2 * rows + 0.3, simulated, kind) as (figure, render):
+    with drawing(2.5 * columns, 2.2 * rows + 0.3, simulated, kind) as (figure, render):
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, name in zip(panels, settings, strict=False):
             number = pd.api.types.is_numeric_dtype(whole[name]) and not pd.api.types.is_bool_dtype(whole[name])
@@ -257,7 +261,7 @@ def search_slices(
 def search_importance(shares: dict[str, float], simulated: bool, kind: str = "svg") -> bytes:
     """Share of each setting in what separates the best trials, the largest on top."""
     ordered = sorted(shares.items(), key=lambda item: (item[1], item[0]))
-    with _drawing(5.4, 0.32 * len(ordered) + 1.0, simulated, kind) as (figure, render):
+    with drawing(5.4, 0.32 * len(ordered) + 1.0, simulated, kind) as (figure, render):
         axes = figure.subplots()
         axes.barh([name for name, _ in ordered], [share for _, share in ordered], color=BLUE, height=0.65)
         axes.set(title="What separates the best trials (PED-ANOVA)", xlabel="share")
@@ -288,7 +292,7 @@ def intervals(panels: dict[str, pd.DataFrame], label: str, colors: dict[str, str
     panels: by title, tables of the same rows in the same order: value, low, high, kind; colors: by kind.
     """
     n_rows = len(next(iter(panels.values())))
-    with _drawing(7.2, 0.6 + 0.22 * n_rows, simulated) as (figure, render):
+    with drawing(7.2, 0.6 + 0.22 * n_rows, simulated) as (figure, render):
         for axes, (title, table) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
             at = np.arange(n_rows)
             axes.axvline(0, color=INK, linewidth=0.8)
@@ -304,7 +308,7 @@ def intervals(panels: dict[str, pd.DataFrame], label: str, colors: dict[str, str
 
 
 @contextmanager
-def _drawing(
+def drawing(
     width: float, height: float, simulated: bool, kind: str = "svg"
 ) -> "Iterator[tuple[Figure, Callable[[], bytes]]]":
     """A figure in this module's style, whatever the user's own, and the function that makes it an SVG or a PNG."""
@@ -333,7 +337,7 @@ def _drawing(
         yield figure, render
 
 
-def _dates(axes: Any, days: pd.Index) -> None:
+def dates(axes: Any, days: pd.Index) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     if len(days) < 3:  # too short a span for a locator

@@ -109,7 +109,7 @@ class SearchRun:
                 if found is not None and found.status == "FINISHED":
                     continue
                 tags = self._tags | {"mlflow.parentRunId": self.id, "trial": str(trial.number)} | dict(trial.tags)
-                tags |= {"config": _hash(trial.cfg), "model": trial.cfg.model.name}
+                tags |= {"config": config_hash(trial.cfg), "model": trial.cfg.model.name}
                 run_id = found.run_id if found else self._create(f"trial-{trial.number}", trial.start_ms, tags)
                 _log_params(self._client, run_id, trial.cfg)
                 points = [
@@ -299,7 +299,8 @@ def flatten(cfg: Config) -> dict[str, str]:
     return {key: str(value) for key, value in leaves(kept) if key not in absent}
 
 
-def _hash(cfg: Config) -> str:
+def config_hash(cfg: Config) -> str:
+    """One configuration, as the tag `config` of its runs."""
     return hashlib.sha256(repr(sorted(flatten(cfg).items())).encode()).hexdigest()[:16]
 
 
@@ -313,12 +314,12 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _tags(cfg: Config) -> dict[str, str]:
-    commit, dirty = _git()
+    commit, dirty = git_state()
     return {
         "dvc.exp_name": _experiment_name() or "workspace",
         "git.commit": commit,
         "git.dirty": dirty,
-        "config": _hash(cfg),
+        "config": config_hash(cfg),
         "model": cfg.model.name,
         "hypothesis": cfg.hypothesis,
         "verdict": "open",
@@ -332,7 +333,7 @@ def _data_hashes() -> dict[str, str]:
     return {f"data.{path.stem}": files.sha256(path) for path in paths}
 
 
-def _git() -> tuple[str, str]:
+def git_state() -> tuple[str, str]:
     """(commit, "true" or "false" for uncommitted changes); ("none", "unknown") outside git."""
     try:
         commit = _git_output("rev-parse", "HEAD")

@@ -6,7 +6,6 @@ fill_utc and holds to the next open, so that nothing a weight depends on may be 
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,18 +19,20 @@ from fusion_alpha.market import Market
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Placement:
     """Where orders go on a market's axes, computed once for all strategies that trade them."""
 
-    rows: NDArray[np.int64]  # [K], the orders that fill, the later decision last
-    opens: NDArray[np.int64]  # [K], counted from `first`
-    columns: NDArray[np.int64]  # [K]
+    rows: Indices  # [K], the orders that fill
+    opens: Indices  # [K], counted from `first`
+    columns: Indices  # [K]
     first: int  # intervals first .. end - 1 are simulated
     end: int
     late: Flags  # [end - first], the bar before the open was not over when the decision was made
+    between: Flags  # [end - first], no order fills at this open, but one did earlier in the session
 
 
 def simulate(orders: pd.DataFrame, market: Market, cfg: Config, passive: bool = False) -> pd.DataFrame:
@@ -47,11 +48,13 @@ def simulate_all(
 
     At each open the book is rebalanced from where prices have drifted it to the weights that fill there, as far as
     strategy.max_turnover lets one decision go (`decision.toward`, from the book at the prices known at decided_utc).
-    A ticker without an order is closed, a null weight leaves the position alone, and a ticker that cannot trade keeps
-    it: its order lapses. Where impact is charged, neither can a ticker trade that has no trailing volume. Strategies
-    named in `passive` leave a ticker without an order alone and have no limit on turnover. All costs come off the
-    interval that the trade opens. The last positions are closed at the open that ends them, those of halted tickers
-    at their last price. Idle cash earns nothing. A book that loses everything stays at zero.
+    Of several decisions for one open the last counts. A null weight leaves the position alone. A ticker without an
+    order is closed; but where no order at all fills and one did earlier in the session (minute bars: the session's
+    second open), nothing is decided and all is left alone. A ticker that cannot trade keeps its position: its order
+    lapses. Where impact is charged, a ticker without trailing volume cannot trade. Strategies named in `passive` leave
+    a ticker without an order alone and have no limit on turnover. All costs come off the interval that the trade
+    opens. The last positions are closed at the open that ends them, those of halted tickers at their last price. Idle
+    cash earns nothing. A book that loses everything stays at zero.
 
     Returns for each strategy one row per interval between opens: opens_utc, session (in which it was opened);
     gross_ret, cost (trading + impact + borrow), trading (side costs), impact, borrow, net_ret = gross_ret - cost;
@@ -88,6 +91,38 @@ def positions(
 
 def place(orders: pd.DataFrame, market: Market) -> Placement:
     """Find each order's open and ticker. An order whose fill_utc is no open of the market lapses; see `lapsed`."""
+    _check_orders(orders)
+    row, column = _cells(orders, market)
+    rows = _counted(orders, row)
+    last = len(market.opens_utc) - 1
+    if not len(rows) or row[rows].min() >= last:
+        raise InputError(
+            "no order can be filled and held to a next open",
+            rule="prices go on for two opens after a decision",
+            remedy="choose data.test_start before the last sessions of the data",
+        )
+    first, end = int(row[rows].min()), min(int(row[rows].max()) + 1, last)
+    rows = rows[row[rows] < end]
+    opens, columns = row[rows] - first, column[rows]
+    found, counts = np.unique(opens * len(market.tickers) + columns, return_counts=True)
+    if (counts > 1).any():
+        cell = found[counts > 1][0]
+        raise InputError(
+            f"{market.tickers[cell % len(market.tickers)]}: two orders of one decision fill at "
+            f"{market.opens_utc[first + cell // len(market.tickers)]}",
+            rule="one order per ticker and decision",
+            remedy="predict each bar once",
+        )
+    never = np.iinfo(np.int64).min
+    decided = np.full(end - first, never)
+    decided[opens] = _microseconds(orders["decided_utc"])[rows]
+    closed = np.append(never, _microseconds(market.closes_utc))[first:end]
+    session, ordered = pd.Series(market.session[first:end]), pd.Series(decided > never)
+    between = (~ordered & (session.where(ordered).ffill() == session)).to_numpy()
+    return Placement(rows, opens, columns, first, end, decided < closed, between)
+
+
+def _check_orders(orders: pd.DataFrame) -> None:
     if orders.empty:
         raise InputError("no orders", rule="at least one decision to trade", remedy="predict rows of the test period")
     early = (orders["fill_utc"] < orders["decided_utc"]).to_numpy()
@@ -99,6 +134,10 @@ def place(orders: pd.DataFrame, market: Market) -> Placement:
             rule="an order fills after its decision",
             remedy="run the process stage again",
         )
+
+
+def _cells(orders: pd.DataFrame, market: Market) -> tuple[Indices, Indices]:
+    """Open (-1: none of the market's) and ticker of each order."""
     codes, names = pd.factorize(orders["ticker"])
     column = market.tickers.get_indexer(pd.Index(names))[codes]
     if (column < 0).any():
@@ -109,50 +148,40 @@ def place(orders: pd.DataFrame, market: Market) -> Placement:
             remedy="predict and trade the same tickers",
         )
     codes, times = pd.factorize(orders["fill_utc"])
-    row = np.append(market.opens_utc.get_indexer(pd.DatetimeIndex(times)), -1)[codes]
-    decided = pd.DatetimeIndex(orders["decided_utc"]).as_unit("us").asi8
-    rows = np.argsort(decided, kind="stable")
-    rows = rows[row[rows] >= 0]
-    last = len(market.opens_utc) - 1
-    if not len(rows) or row[rows].min() >= last:
-        raise InputError(
-            "no order can be filled and held to a next open",
-            rule="prices go on for two opens after a decision",
-            remedy="choose data.test_start before the last sessions of the data",
-        )
-    first, end = int(row[rows].min()), min(int(row[rows].max()) + 1, last)
-    rows = rows[row[rows] < end]
-    _check_single(row[rows] * len(market.tickers) + column[rows], decided[rows], orders, rows)
-    earliest = np.full(end - first, np.iinfo(np.int64).max)
-    np.minimum.at(earliest, row[rows] - first, decided[rows])
-    closed = market.closes_utc.as_unit("us").asi8[max(first - 1, 0) : end - 1]
-    late = earliest < (closed if first > 0 else np.append(np.iinfo(np.int64).min, closed))
-    return Placement(rows, row[rows] - first, column[rows], first, end, late)
+    return np.append(market.opens_utc.get_indexer(pd.DatetimeIndex(times)), -1)[codes], column
 
 
-def _check_single(cell: NDArray[np.int64], decided: NDArray[np.int64], orders: pd.DataFrame, rows: Any) -> None:
-    """Two decisions may fill at one open (the later counts), but not two orders of one decision."""
-    if not len(cell) or np.bincount(cell).max() == 1:
-        return
-    order = np.lexsort((decided, cell))
-    twice = (np.diff(cell[order]) == 0) & (np.diff(decided[order]) == 0)
-    if twice.any():
-        row = orders.iloc[rows[order[1:][twice][0]]]
-        raise InputError(
-            f"{row['ticker']}: two orders decided {row['decided_utc']}",
-            rule="one order per ticker and decision",
-            remedy="predict each bar once",
-        )
+def _counted(orders: pd.DataFrame, row: Indices) -> Indices:
+    """Orders that fill at an open of the market, of several decisions for one open those of the last."""
+    rows, decided = np.flatnonzero(row >= 0), _microseconds(orders["decided_utc"])
+    latest = np.full(row.max() + 1, np.iinfo(np.int64).min)
+    np.maximum.at(latest, row[rows], decided[rows])
+    return rows[decided[rows] == latest[row[rows]]]
+
+
+def _microseconds(times: pd.Series | pd.DatetimeIndex) -> Indices:
+    return np.asarray(pd.DatetimeIndex(times).as_unit("us").asi8)
 
 
 def lapsed(orders: pd.DataFrame, market: Market) -> dict[str, int]:
-    """Orders that no simulation can fill, by why: n_after_end (no prices yet) and n_no_bar (the ticker, or the whole
-    market, has no bar at fill_utc)."""
-    column = market.tickers.get_indexer(pd.Index(orders["ticker"]))
-    row = market.opens_utc.get_indexer(pd.DatetimeIndex(orders["fill_utc"]))
+    """Orders that no simulation can fill, by why: n_after_end (no prices yet), n_no_bar (the ticker, or the whole
+    market, has no bar at fill_utc) and n_replaced (a later decision fills at the same open)."""
+    row, column = _cells(orders, market)
     after = (orders["fill_utc"] > market.opens_utc[-1]).to_numpy()
     absent = (row < 0) | ~market.tradable[row, column] | market.leaves[row, column]
-    return {"n_orders": len(orders), "n_after_end": int(after.sum()), "n_no_bar": int((absent & ~after).sum())}
+    return {
+        "n_orders": len(orders),
+        "n_after_end": int(after.sum()),
+        "n_no_bar": int((absent & ~after).sum()),
+        "n_replaced": int((row >= 0).sum() - len(_counted(orders, row))),
+    }
+
+
+def held_back(result: pd.DataFrame) -> dict[str, float | int]:
+    """What kept one simulated strategy from its weights: n_halted, n_lapsed, n_delisted summed over its opens, and
+    share_capped, the share of opens at which strategy.max_turnover bound."""
+    counts = {name: int(result[name].sum()) for name in ("n_halted", "n_lapsed", "n_delisted")}
+    return counts | {"share_capped": round(float((result["sent_share"] < 1).mean()), 6)}
 
 
 def _check_weights(weights: pd.DataFrame, orders: pd.DataFrame) -> None:
@@ -188,10 +217,10 @@ class _Intervals:
         """The engine's columns and n_lapsed; with keep_positions also weights and weights before, [T, N] each."""
         shape = self.to_next.shape
         target, ordered = np.full(shape, np.nan), np.zeros(shape, np.bool_)
-        target[placed.opens, placed.columns] = weight[placed.rows]  # of equal places the last one stays
+        target[placed.opens, placed.columns] = weight[placed.rows]
         ordered[placed.opens, placed.columns] = True
         if not passive:
-            target[~ordered] = 0.0
+            target[~ordered & ~placed.between[:, None]] = 0.0
         absent = ~self.tradable[:-1] | self.leaves
         rows = np.zeros((len(target), len(engine.COLUMNS)))
         weights, before = np.zeros((2, len(target) if keep_positions else 0, shape[1]))
@@ -209,15 +238,20 @@ def _intervals(market: Market, placed: Placement, cfg: Config) -> _Intervals:
     price, tradable, volume = (values[first : end + 1] for values in (market.price, market.tradable, market.volume))
     if cfg.strategy.impact_bps > 0:
         tradable = tradable & ((volume > 0) | market.leaves[first : end + 1])
-    known = np.where(np.append(placed.late[1:], True)[:, None], price[:-1], market.mark[first:end])
+    # What a position was last seen at when the next decision was made: the bar's close if the bar was over, else the
+    # open where it traded, or where it did not the close before that.
+    late, before = np.append(placed.late[1:], True)[:, None], market.mark[max(first - 1, 0) : end - 1]
+    seen = np.where(placed.between[:, None], before if first > 0 else np.vstack([price[:1], before]), price[:-1])
+    known = np.where(late, seen, market.mark[first:end])
     rates = costs.rates(market.tickers, cfg)
+    # null before a ticker's first bar, when nothing is held
+    to_next, to_mark = (np.nan_to_num(after / price[:-1] - 1, nan=0.0) for after in (price[1:], known))
     return _Intervals(
-        tradable=tradable,
-        leaves=market.leaves[first:end],
-        # null before a ticker's first bar, when nothing is held
-        to_next=np.nan_to_num(price[1:] / price[:-1] - 1, nan=0.0),
-        to_mark=np.nan_to_num(known / price[:-1] - 1, nan=0.0),
-        volume=volume / cfg.strategy.capital,
+        tradable=np.ascontiguousarray(tradable),
+        leaves=np.ascontiguousarray(market.leaves[first:end]),
+        to_next=np.ascontiguousarray(to_next),
+        to_mark=np.ascontiguousarray(to_mark),
+        volume=np.ascontiguousarray(volume / cfg.strategy.capital),
         side=rates.side,
         borrow=rates.borrow,
         impact=cfg.strategy.impact_bps * costs.BPS,

@@ -1,8 +1,9 @@
 """Rules that a model must beat, as target weights for the same orders, limits and costs as the model's own.
 
 A rule gives a direction in {-1, 0, +1} for each row, from data public at its decided_utc; `under_limits` turns
-directions into weights with the trailing volatility in place of a prediction's. Buying and holding is the exception:
-it is the benchmark, equally weighted and without limits.
+directions into weights with the trailing volatility in place of a prediction's. technical_only is a model of its own,
+linear and without news, and decides as the model does. Buying and holding is the exception: it is the benchmark,
+equally weighted and without limits.
 """
 
 import numpy as np
@@ -10,16 +11,27 @@ import pandas as pd
 
 from fusion_alpha.config import Config
 from fusion_alpha.decision import Floats, decide, under_limits
+from fusion_alpha.errors import InputError
 from fusion_alpha.tables import BAR_KEY
 from kernels import philox
 
 BENCHMARK = "buy_and_hold"
 
+_PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
+_CLIP = 5.0  # standard deviations; an indicator's outliers would own a linear fit
 
-def weights(decisions: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame, cfg: Config) -> pd.DataFrame:
+
+def weights(
+    decisions: pd.DataFrame,
+    panel: pd.DataFrame,
+    contradiction: pd.DataFrame,
+    cfg: Config,
+    technical: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Weights [row of `decisions`, strategy] of the model and of all baselines.
 
-    decisions: predictions to trade, with fill_utc. panel, contradiction: all rows in key order, history included.
+    decisions: predictions to trade, with fill_utc. panel, contradiction, technical: all rows in key order, history
+    included; without the technical features there is no technical_only.
     """
     rows = panel.merge(contradiction, on=BAR_KEY, how="left", validate="one_to_one")
     returns = rows.groupby("ticker")["ret"]
@@ -39,9 +51,40 @@ def weights(decisions: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.Data
         "model": decide(decisions, cfg),
         BENCHMARK: buy_and_hold(decisions),
         **{name: _sized(directions[name], known_sd, decisions, cfg) for name in directions},
-        "shuffled": decide(shuffled(decisions, cfg.evaluate.seed), cfg),
     }
+    if technical is not None:
+        learned = technical_returns(technical, rows, sd)[at]
+        usable = np.isfinite(learned) & (known_sd > 0)
+        mean, deviation = np.where(usable, learned, 0.0), np.where(usable, known_sd, 1.0)
+        table["technical_only"] = decide(decisions.assign(mean_ret=mean, sd_ret=deviation, severity=1.0), cfg)
+    table["shuffled"] = decide(shuffled(decisions, cfg.evaluate.seed), cfg)
     return pd.DataFrame(table)
+
+
+def technical_returns(technical: pd.DataFrame, rows: pd.DataFrame, sd: pd.Series) -> Floats:
+    """Expected target_ret of every row by a ridge regression of target_ret / sd on the technical features.
+
+    technical, rows (the panel's): the same bars in the same order; sd: trailing volatility. Scales and coefficients
+    come from training rows, the penalty is the one with the least squared error on dev rows. A feature that is null
+    counts as its mean. NaN where sd is; 0 everywhere without training or dev rows.
+    """
+    from sklearn.linear_model import Ridge
+
+    if not technical[BAR_KEY].equals(rows[BAR_KEY]):
+        raise InputError("technical features and panel have other bars", remedy="run the technical stage again")
+    score = (rows["target_ret"] / sd).where(sd > 0)
+    known = score.notna()
+    train, dev = ((known & (rows["split"] == role)).to_numpy() for role in ("train", "dev"))
+    if not (train.any() and dev.any()):
+        return np.zeros(len(rows))
+    table = technical.drop(columns=BAR_KEY)
+    centre, spread = table[train].mean(), table[train].std(ddof=0)
+    scaled = (table - centre) / spread.where(spread > 0)
+    features = scaled.clip(-_CLIP, _CLIP).fillna(0.0).to_numpy(np.float64)
+    y = score.to_numpy(np.float64)
+    models = [Ridge(alpha=penalty).fit(features[train], y[train]) for penalty in _PENALTIES]
+    errors = [np.square(y[dev] - model.predict(features[dev])).mean() for model in models]
+    return np.asarray(models[int(np.argmin(errors))].predict(features) * sd.to_numpy())
 
 
 def buy_and_hold(decisions: pd.DataFrame) -> pd.Series:

@@ -20,12 +20,14 @@ COLUMNS = [
 ]
 _GROSS, _TRADING, _IMPACT, _BORROW, _TURNOVER, _EXPOSURE, _NET, _HALTED, _DELISTED, _SENT = range(len(COLUMNS))
 
+# Array expressions would triple the time of compiling, and so would entries from Python for what `run` alone calls.
 jit = numba.njit(nogil=True, error_model="numpy")
+_inner = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-_toward = jit(toward)
+_toward = _inner(toward)
 
 
-@jit
+@_inner
 def _fill(wanted: Floats, target: Floats, tradable: Flags, leaves: Flags, held: Floats, row: Floats) -> None:
     """Make of the wanted weights what is held after this open's trades, and count what kept them from it."""
     for n in range(len(wanted)):
@@ -39,7 +41,7 @@ def _fill(wanted: Floats, target: Floats, tradable: Flags, leaves: Flags, held: 
             wanted[n] = held[n]
 
 
-@jit
+@_inner
 def _charge(change: Floats, equity: float, side: Floats, impact: float, volume: Floats, row: Floats) -> None:
     """Costs of trading `change` [N] of the equity, which `volume` [N] is in units of; unknown volume has no impact."""
     for n in range(len(change)):
@@ -50,7 +52,7 @@ def _charge(change: Floats, equity: float, side: Floats, impact: float, volume: 
             row[_IMPACT] += impact * np.sqrt(traded * equity / volume[n]) * traded
 
 
-@jit
+@_inner
 def _hold(weight: Floats, borrow: Floats, to_next: Floats, row: Floats) -> None:
     for n in range(len(weight)):
         row[_EXPOSURE] += abs(weight[n])
@@ -85,7 +87,7 @@ def run(
     """
     length, n_tickers = target.shape
     held, known = np.zeros(n_tickers), np.zeros(n_tickers)
-    wanted, weight = np.zeros(n_tickers), np.zeros(n_tickers)
+    wanted, weight, moved = np.zeros(n_tickers), np.zeros(n_tickers), np.zeros(n_tickers)
     equity = 1.0
     for t in range(length):
         row = rows[t]
@@ -93,15 +95,17 @@ def run(
             wanted[n] = known[n] if np.isnan(target[t, n]) else target[t, n]
         row[_SENT] = _toward(wanted, known, most, weight)
         _fill(weight, target[t], tradable[t], leaves[t], held, row)
-        _charge(weight - held, equity, side, impact, volume[t], row)
+        for n in range(n_tickers):
+            moved[n] = weight[n] - held[n]
+            held[n] = weight[n] * (1.0 + to_next[t, n])
+            if len(weights):
+                weights[t, n], held_before[t, n] = weight[n], known[n]
+        _charge(moved, equity, side, impact, volume[t], row)
         _hold(weight, borrow, to_next[t], row)
-        if len(weights):
-            weights[t], held_before[t] = weight, known
-        ends = weight * (1.0 + to_next[t])
         if t == length - 1:
-            _charge(ends, equity, side, impact, volume[t + 1], row)
+            _charge(held, equity, side, impact, volume[t + 1], row)
             for n in range(n_tickers):
-                row[_HALTED] += ends[n] != 0.0 and not tradable[t + 1, n]
+                row[_HALTED] += held[n] != 0.0 and not tradable[t + 1, n]
         cost = row[_TRADING] + row[_IMPACT] + row[_BORROW]
         growth, until_mark = 1.0 + row[_GROSS] - cost, 1.0 - cost
         for n in range(n_tickers):
@@ -111,5 +115,5 @@ def run(
             return
         equity *= growth
         for n in range(n_tickers):
-            held[n] = ends[n] / growth
+            held[n] /= growth
             known[n] = weight[n] * (1.0 + to_mark[t, n]) / until_mark

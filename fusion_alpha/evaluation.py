@@ -62,14 +62,19 @@ def decisions(predictions: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd
 
 
 def evaluate(
-    rows: pd.DataFrame, panel: pd.DataFrame, contradiction: pd.DataFrame, truth: pd.DataFrame, cfg: Config
+    rows: pd.DataFrame,
+    panel: pd.DataFrame,
+    contradiction: pd.DataFrame,
+    truth: pd.DataFrame,
+    cfg: Config,
+    technical: pd.DataFrame | None = None,
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """All measures, nested, and the simulation of each strategy.
 
     rows: as `decisions` makes them; panel, contradiction: all rows in key order; truth: the laboratory's, or empty,
-    and then the measures against it are absent.
+    and then the measures against it are absent; technical: all its rows in key order, for technical_only.
     """
-    weights = baselines.weights(rows, panel, contradiction, cfg)
+    weights = baselines.weights(rows, panel, contradiction, cfg, technical)
     metrics: dict[str, Any] = {"simulated": cfg.data.simulated}
     # With the benchmark's target the forecast is close to close, the trade open to open: its strategies say little.
     metrics["forecast_window"] = "traded" if cfg.target.name == "next_open" else cfg.target.name
@@ -83,7 +88,10 @@ def evaluate(
             weights["oracle"] = trading.decide(
                 known.assign(mean_ret=known["oracle_mean_ret"], sd_ret=known["sigma_target"], severity=1.0), cfg
             )
-    results = simulate(weights, rows, panel, cfg)
+    market = trading.market(panel, cfg)
+    results = trading.simulate_all(weights, rows, market, cfg, passive=[baselines.BENCHMARK])
+    metrics["market"] = market.gaps | trading.lapsed(rows, market)
+    metrics["held_back"] = {name: trading.held_back(result) for name, result in results.items()}
     per_year = trading.bars_per_year(cfg)
     metrics["strategies"] = statistics.strategies(results, baselines.BENCHMARK, per_year, cfg.evaluate)
     return metrics, results

@@ -71,7 +71,8 @@ def strategies(
     sharpe, sharpe_lo, sharpe_hi; sharpe_gross (before costs); total_return; return_annual (compound); volatility
     (annual); max_drawdown; hit_rate = share of sessions whose net return exceeds the benchmark's; turnover = mean per
     session of sum |change of weight|; exposure, net_exposure = mean of sum |weight|, sum weight; cost_annual;
-    break_even_bps = the side cost at which the net mean is 0 (negative: the strategy loses before costs).
+    break_even_bps = the side cost at which the net mean is 0 once borrow and impact are paid (negative: it loses before
+    any side cost).
     The bootstrap draws the same blocks for all, so that their intervals can be compared.
     """
     net = np.column_stack([result["net_ret"] for result in results.values()])
@@ -107,7 +108,7 @@ def _measures(result: pd.DataFrame, per_year: float) -> Measures:
 
     net, turnover = result["net_ret"].to_numpy(), result["turnover"].sum()
     total = float(np.prod(1 + net) - 1)
-    before_trading = (result["gross_ret"] - result["borrow"]).sum()
+    before_trading = (result["gross_ret"] - result["borrow"] - result["impact"]).sum()
     return {
         "sharpe": rounded(sharpe(net, per_year)),
         "sharpe_gross": rounded(sharpe(result["gross_ret"], per_year)),

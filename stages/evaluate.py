@@ -1,7 +1,8 @@
 """evaluate: what the model's test predictions are worth, as a classifier, as a forecast and as a strategy after costs.
 
 Reads   data/predictions/predictions.parquet (test rows), data/processed/panel.parquet,
-        data/features/contradiction.parquet, data/truth/truth.parquet (the laboratory's answer; no other stage may)
+        data/features/technical.parquet, data/features/contradiction.parquet,
+        data/truth/truth.parquet (the laboratory's answer; no other stage may), the file of strategy.costs
 Writes  metrics/evaluate.json, metrics/equity.csv, metrics/calibration.csv, metrics/figures/, a run in MLflow
 Holds   a weight uses nothing newer than its decision; every strategy trades the same rows at the same costs.
 Run     python -m stages.evaluate [strategy.commission_bps=5]
@@ -83,7 +84,7 @@ def main(cfg: Config) -> None:
         tables.read("truth", columns=evaluation.INPUTS["truth"]),
     )
     rows = evaluation.decisions(predictions, panel, cfg)
-    metrics, results = evaluation.evaluate(rows, panel, contradiction, truth, cfg)
+    metrics, results = evaluation.evaluate(rows, panel, contradiction, truth, cfg, tables.read("technical"))
     equity = pd.DataFrame({name: statistics.equity(result) for name, result in results.items()})
     reliability = calibration(rows)
 
@@ -98,6 +99,8 @@ def main(cfg: Config) -> None:
     console.print(headline(metrics["strategies"], f"{source}: test period, net of costs"))
     if metrics["forecast_window"] != "traded":
         log.warning("target=%s forecasts another window than the one traded: strategies say little", cfg.target.name)
+    gaps = ", ".join(f"{name.removeprefix('n_')} {count}" for name, count in metrics["market"].items() if count)
+    log.info("orders and market: %s", gaps.replace("_", " "))
     log.info(
         "model %s on %d test rows of %s: MCC %s [%s, %s], AUC %s, IC %s",
         *(model_id, metrics["n"], source, metrics["mcc"], metrics["mcc_lo"], metrics["mcc_hi"]),

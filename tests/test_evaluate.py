@@ -69,7 +69,7 @@ def test_the_stage_writes_the_same_bytes_twice_and_records_them(cfg, frames, pro
     assert metrics["contradiction"]["naive"]["precision"] < 0.6
     assert metrics["contradiction"]["score_less_naive"]["precision_lo"] > 0.3
     assert metrics["contradiction"]["learned_less_naive"]["auc"] is None
-    rules = {"momentum", "reversal", "sentiment_only", "contradiction_rule"}
+    rules = {"momentum", "reversal", "sentiment_only", "contradiction_rule", "technical_only"}
     assert set(metrics["strategies"]) == rules | {"model", "buy_and_hold", "shuffled", "oracle"}
     for _, model_id, numbers, artifacts in recorded:
         assert (model_id, numbers) == ("abc123", metrics)

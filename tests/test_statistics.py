@@ -24,7 +24,14 @@ def rng():
 def result(net, turnover=0.1, sessions=None, **more):
     n = len(net)
     days = pd.bdate_range("2018-01-02", periods=n) if sessions is None else sessions
-    columns = {"cost": 0.0, "borrow": 0.0, "exposure": 0.5, "net_exposure": 0.1, "turnover": turnover} | more
+    columns = {
+        "cost": 0.0,
+        "borrow": 0.0,
+        "impact": 0.0,
+        "exposure": 0.5,
+        "net_exposure": 0.1,
+        "turnover": turnover,
+    } | more
     frame = pd.DataFrame({"net_ret": net, "session": days}).assign(**columns)
     return frame.assign(gross_ret=frame["net_ret"] + frame["cost"])
 
@@ -60,9 +67,10 @@ def test_measures_by_hand(cfg):
 
 def test_break_even_cost_makes_the_net_mean_zero(cfg, rng):
     gross, turnover, borrow = rng.normal(0.001, 0.01, 50), rng.uniform(0, 1, 50), np.full(50, 1e-5)
-    frame = result(gross, turnover=turnover).assign(gross_ret=gross, borrow=borrow)
+    impact = rng.uniform(0, 1e-4, 50)
+    frame = result(gross, turnover=turnover).assign(gross_ret=gross, borrow=borrow, impact=impact)
     rate = statistics.strategies({"ours": frame}, "ours", 252, cfg)["ours"]["break_even_bps"]
-    assert np.mean(gross - borrow - rate / 1e4 * turnover) == pytest.approx(0, abs=1e-8)
+    assert np.mean(gross - borrow - impact - rate / 1e4 * turnover) == pytest.approx(0, abs=1e-8)
 
 
 def test_minute_bars_are_compounded_to_sessions(cfg):

@@ -337,3 +337,19 @@ def test_a_planted_edge_is_earned_and_a_null_market_pays_nothing(cfg):
         rows = evaluation.decisions(frames["predictions"], frames["panel"], cfg)
         metrics, _ = evaluation.evaluate(rows, frames["panel"], frames["contradiction"], frames["truth"], cfg)
         assert least < metrics["strategies"]["contradiction_rule"]["sharpe_gross"] < most
+
+
+def test_technical_only_learns_a_planted_pattern_and_from_training_rows_alone(cfg):
+    frames = trading_market.market(cfg, n_tickers=3, delta=0.0)
+    built, technical = frames["panel"], frames["technical"]
+    sd = built.groupby("ticker")["ret"].transform(lambda ret: ret.rolling(60).std())
+    planted = built.assign(target_ret=np.where(technical["rsi_14"] > 50, -0.4, 0.4) * sd)
+    test = (built["split"] == "test") & planted["target_ret"].notna()
+    found = baselines.technical_returns(technical, planted, sd)
+    assert np.corrcoef(found[test], planted.loc[test, "target_ret"])[0, 1] > 0.6
+    poisoned = planted.assign(target_ret=planted["target_ret"].where(built["split"].isin(["train", "dev"]), 9.0))
+    np.testing.assert_array_equal(baselines.technical_returns(technical, poisoned, sd), found)
+    nothing = planted.assign(target_ret=np.nan)
+    assert (baselines.technical_returns(technical, nothing, sd) == 0).all()
+    with pytest.raises(InputError, match="other bars"):
+        baselines.technical_returns(technical.iloc[1:], planted, sd)

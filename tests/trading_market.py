@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fusion_alpha import config, panel, sessions, tables
+from fusion_alpha import config, panel, sessions, tables, technical
 from fusion_alpha.tables import BAR_KEY
 
 SIGMA = 0.02
@@ -18,7 +18,7 @@ def configuration(**strategy: object) -> config.Config:
     cfg.data = replace(
         cfg.data, train_start="2010-01-01", dev_start="2016-01-01", test_start="2016-07-01", test_end="2020-01-01"
     )
-    cfg.strategy = replace(cfg.strategy, **strategy)
+    cfg.strategy = replace(cfg.strategy, **({"costs": None} | strategy))
     cfg.evaluate = replace(cfg.evaluate, bootstrap_samples=100)
     return cfg
 
@@ -74,4 +74,8 @@ def market(
     contradiction = scores.assign(
         n_news=1, z_r=0.0, severity=0.5, p_touch_high=0.5, p_touch_low=0.5, null_drawdown=0.01
     )
-    return {"panel": built, "contradiction": contradiction, "truth": truth, "predictions": predictions}
+    features = technical.build(built, cfg.technical)
+    return {
+        **{"panel": built, "technical": features, "contradiction": contradiction},
+        **{"truth": truth, "predictions": predictions},
+    }

@@ -119,8 +119,8 @@ def build(frames: dict[str, pd.DataFrame], view: View, cfg: Config, tried: trial
     known = rows["target_label"].notna()
     truth = rows.loc[known, "target_label"].to_numpy(np.bool_)
     reliability = statistics.reliability(rows.loc[known, "p_up"].to_numpy(np.float64), truth)
-    pairs = [(name, view.baseline) for name in returns if name != view.baseline]
-    rivals = [(MODEL, name) for name in returns if name not in (MODEL, *NO_CHOICE)]
+    pairs = [(name, view.baseline) for name in results if name != view.baseline]
+    rivals = [(MODEL, name) for name in results if name not in (MODEL, *NO_CHOICE)]
     numbers = {
         "view": _shown(view, rows, returns, cfg) | {"sessions_per_year": year},
         "strategies": statistics.strategies(results, view.baseline, per_year, cfg.evaluate),
@@ -208,7 +208,7 @@ def after_contradictions(rows: pd.DataFrame, cfg: Config) -> dict[str, dict[str,
 
 def monthly(returns: pd.Series) -> pd.Series:
     """Compound return of each calendar month, index YYYY-MM."""
-    return (1 + returns).groupby(returns.index.strftime("%Y-%m")).prod() - 1
+    return (1 + returns).groupby(pd.DatetimeIndex(returns.index).strftime("%Y-%m")).prod() - 1
 
 
 def provenance(cfg: Config, model_id: str, tried: trials.Trials) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def paired_tests(
     if not pairs:
         return []
     rows = returns.to_numpy(np.float64)
-    one, other = (returns.columns.get_indexer([pair[side] for pair in pairs]) for side in (0, 1))
+    one, other = (returns.columns.get_indexer(pd.Index([pair[side] for pair in pairs])) for side in (0, 1))
 
     def differences(sample: Floats) -> Floats:
         excess = (sample[:, one] - sample[:, other]).mean(0) * per_year

@@ -90,12 +90,13 @@ def months(axes: Any, report: Report) -> None:
     years, month = value.index.str[:4].astype(int), value.index.str[5:].astype(int)
     grid = pd.DataFrame({"year": years, "month": month, "value": value.to_numpy()})
     table = grid.pivot(index="year", columns="month", values="value").reindex(columns=range(1, 13))
-    reach = max(float(np.nanmax(np.abs(table.to_numpy()))), 1e-9)
+    values = table.to_numpy(np.float64)
+    reach = max(float(np.nanmax(np.abs(values))), 1e-9)
     colors = LinearSegmentedColormap.from_list("diverging", _DIVERGING)
-    axes.imshow(table, cmap=colors, vmin=-reach, vmax=reach, aspect="auto")
+    axes.imshow(values, cmap=colors, vmin=-reach, vmax=reach, aspect="auto")
     size = 7.5 if len(table) <= 8 else 5.5
-    for row, column in np.ndindex(table.shape):
-        number = table.iat[row, column]
+    for row, column in np.ndindex(values.shape):
+        number = values[row, column]
         if np.isfinite(number):
             ink = "white" if abs(number) > 0.75 * reach else INK
             axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=size, color=ink)
@@ -198,7 +199,8 @@ def sheet(report: Report, about: dict[str, Any]) -> bytes:
     """Title, main figures, all panels and origin on one sheet: a PNG."""
     numbers = report.numbers
     with figures.drawing(*SHEET, about["simulated"], "png") as (figure, render):
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.9, 13.0, 0.6))
+        parts: Any = figure.subfigures(3, 1, height_ratios=(1.9, 13.0, 0.6))
+        top, middle, bottom = parts
         top.text(0.02, 0.94, words.title(about, numbers["view"]), fontsize=15, fontweight="bold", va="top")
         top.text(0.02, 0.76, words.period(numbers["view"]), fontsize=9, color=FAINT, va="top")
         for place, fact in enumerate(words.facts(numbers)):

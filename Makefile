@@ -80,6 +80,9 @@ stocknet: $(READY) ## every system of the StockNet benchmark on real data (an ho
 recovery: $(READY) ## thirty simulated markets: is what was planted found, and nothing else? (ten minutes)
 	dvc repro stages/dvc.yaml:lab_recovery
 
+sql: $(READY) ## ask the tables of all layers in SQL; RUN="query" or RUN=docs/questions.sql, else line by line
+	@python -m fusion_alpha.sql $(if $(RUN),"$(RUN)")
+
 book: $(READY) ## build the Nimbus Book (site and PDF) from the results of the last run
 	python docs/build.py
 

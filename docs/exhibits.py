@@ -1,15 +1,18 @@
 """What the executed chapters show: tables and sentences made of results, each for the site and for the PDF."""
 
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import results
 from results import flat, metrics, parameter
 
+QUESTIONS = Path(__file__).parent / "questions.sql"
 NOTHING = "–"
 ROLES = ("train", "dev", "test", "none")
 PLACED = ("model", "buy_and_hold", "shuffled", "oracle")  # strategies with a fixed place in the table
@@ -268,6 +271,18 @@ def endings() -> str:
     last = results.frame("equity").iloc[-1]
     grown = (f"{words(str(name))} {float(last[name]):.3f}" for name in last.index[1:])
     return f"At the end: {', '.join(grown)}."
+
+
+def answer(question: str) -> "Table | Paragraph":
+    """What the tables on this machine say to one of docs/questions.sql."""
+    if not (results.ROOT / "data" / "features" / "contradiction.parquet").exists():
+        return Paragraph("No tables here.", "`dvc repro` makes them, `dvc pull` fetches those of the last run.")
+    sys.path.append(str(results.ROOT))
+    from fusion_alpha import sql
+
+    found = sql.connect(results.ROOT).execute(sql.questions(QUESTIONS)[question][1])
+    head = [words(column[0]) for column in found.description]
+    return Table(found.fetchall(), head)
 
 
 def runs(limit: int = 20) -> "Table | Paragraph":

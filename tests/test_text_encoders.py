@@ -162,7 +162,7 @@ def test_hub_revision_is_passed_on(monkeypatch, folder):
         ({"sha256": "0" * 64}, "text.sha256"),
         ({"dim": 100}, "text.dim=32"),
         ({"max_tokens": 256}, "128 positions"),
-        ({"engine": "onnx"}, "one engine: torch"),
+        ({"engine": "tensorrt"}, "2 engines: torch, onnx"),
         ({"precision": "int8"}, "one precision: float32"),
         ({"path": "/no/such/folder"}, "(?s)an existing folder, or a hub id.*remedy"),
         ({"path": None}, "text.path = None"),

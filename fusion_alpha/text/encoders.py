@@ -4,15 +4,20 @@ An encoder turns texts into sentence vectors and class probabilities. What it co
 but the text and its `Spec`: not on the other texts, on their order, or on where a batch ends.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusion_alpha.config import TextConfig
 from fusion_alpha.errors import InputError
+
+if TYPE_CHECKING:
+    from fusion_alpha.text.transformer import TransformerEncoder
 
 LABELS = ("negative", "neutral", "positive")  # the order of the columns of every array of probabilities
 
@@ -61,8 +66,20 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> tuple[NDArray[np.float32],
     return embeddings, probabilities
 
 
+def run_ahead(tasks: Iterable[Callable[[], Part]], threads: int) -> Iterator[Part]:
+    """Results in the order of the tasks, `threads` of which run at once; only a few wait for the caller in memory."""
+    pending: deque[Future[Part]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for task in tasks:
+            if len(pending) == 2 * threads:
+                yield pending.popleft().result()
+            pending.append(pool.submit(task))
+        while pending:
+            yield pending.popleft().result()
+
+
 def create(cfg: TextConfig) -> Encoder:
-    """The encoder that `cfg` names, its weights loaded and checked.
+    """The encoder that `cfg` names, its weights loaded and checked; with engine onnx, exported where it is not yet.
 
     Raises InputError for an engine or precision that does not exist, for absent or unexpected weights, and for a
     sentiment head that does not belong to the weights.
@@ -70,10 +87,20 @@ def create(cfg: TextConfig) -> Encoder:
     if cfg.name == "stub":
         from fusion_alpha.text.stub import Stub
 
-        _require("engine", cfg.engine, "none", cfg)
+        _require("engine", ("none",), cfg)
         return Stub(cfg)
-    _require("engine", cfg.engine, "torch", cfg)
-    _require("precision", cfg.precision, "float32", cfg)
+    _require("engine", ("torch", "onnx"), cfg)
+    if cfg.engine == "onnx":
+        from fusion_alpha.text.onnx_export import exported
+
+        _require("precision", ("float32", "int8"), cfg)
+        return exported(cfg)
+    _require("precision", ("float32",), cfg)
+    return create_torch(cfg)
+
+
+def create_torch(cfg: TextConfig) -> "TransformerEncoder":
+    """MiniLM or FinBERT in torch."""
     if cfg.name == "minilm":
         from fusion_alpha.text.minilm import MiniLM
 
@@ -83,10 +110,13 @@ def create(cfg: TextConfig) -> Encoder:
     return FinBert(cfg)
 
 
-def _require(name: str, value: str, only: str, cfg: TextConfig) -> None:
-    if value != only:
+def _require(name: str, known: tuple[str, ...], cfg: TextConfig) -> None:
+    value = getattr(cfg, name)
+    if value not in known:
+        rule = f"one {name}: {known[0]}" if len(known) == 1 else f"{len(known)} {name}s: {', '.join(known)}"
+        where = f"text={cfg.name}, text.engine={cfg.engine}" if name == "precision" else f"text={cfg.name}"
         raise InputError(
             f"parameter text.{name} = {value!r}",
-            rule=f"text={cfg.name} knows one {name}: {only}",
-            remedy=f"set text.{name}={only}, or leave it to conf/text/{cfg.name}.yaml",
+            rule=f"{where} knows {rule}",
+            remedy=f"set text.{name}={known[0]}, or leave it to conf/text/{cfg.name}.yaml",
         )

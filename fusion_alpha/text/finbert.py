@@ -5,8 +5,8 @@ the tokens, scaled to unit length; the probabilities are the model's own, put in
 """
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
 
 from fusion_alpha.config import TextConfig
 from fusion_alpha.errors import InputError
@@ -37,6 +37,28 @@ class FinBert(TransformerEncoder):
         out = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         pooled = mean_pool(out.hidden_states[-1], mask)
         return torch.nn.functional.normalize(pooled, dim=1), out.logits[:, self._order]
+
+    def unpadded(self) -> nn.Module:
+        if not isinstance(self._model, BertForSequenceClassification):
+            raise InputError(
+                f"the model is a {type(self._model).__name__}",
+                rule="text.engine=onnx exports BERT classifiers",
+                remedy="set text.engine=torch",
+            )
+        return _Unpadded(self._model, self._order)
+
+
+class _Unpadded(nn.Module):
+    def __init__(self, model: BertForSequenceClassification, order: list[int]) -> None:
+        super().__init__()
+        self.model, self.order = model, order
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model.bert.embeddings(input_ids=ids)
+        for layer in self.model.bert.encoder.layer:
+            hidden = layer(hidden, None)
+        logits = self.model.classifier(self.model.bert.pooler(hidden))
+        return nn.functional.normalize(hidden.mean(1), dim=1), logits[:, self.order]
 
 
 def label_order(id2label: dict[int, str], folder: object) -> list[int]:

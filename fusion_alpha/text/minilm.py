@@ -7,7 +7,7 @@ Mean of the last hidden states over the tokens, scaled to unit length, as its ma
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, BertModel
 
 from fusion_alpha.config import TextConfig
@@ -48,3 +48,25 @@ class MiniLM(TransformerEncoder):
         pooled = mean_pool(out.last_hidden_state, mask)
         logits = self._branch(out.hidden_states[self._branch.first_layer], mask)
         return torch.nn.functional.normalize(pooled, dim=1), logits
+
+    def unpadded(self) -> nn.Module:
+        return _Unpadded(self._model, self._branch)
+
+
+class _Unpadded(nn.Module):
+    def __init__(self, model: BertModel, branch: sentiment.SentimentBranch) -> None:
+        super().__init__()
+        self.model, self.branch = model, branch
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model.embeddings(input_ids=ids)
+        own = [*self.model.encoder.layer]
+        for layer in own[: self.branch.first_layer]:
+            hidden = layer(hidden, None)
+        tuned = hidden
+        for layer in own[self.branch.first_layer :]:
+            hidden = layer(hidden, None)
+        for layer in self.branch.layers:
+            tuned = layer(tuned, None)
+        features = torch.cat([tuned.mean(1), tuned.amax(1), tuned[:, 0]], dim=1)
+        return nn.functional.normalize(hidden.mean(1), dim=1), self.branch.classifier(features)

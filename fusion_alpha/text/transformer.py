@@ -11,21 +11,20 @@ rows still do not matter there.
 """
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from fusion_alpha.config import TextConfig
 from fusion_alpha.errors import InputError
-from fusion_alpha.text.encoders import Part, Spec
+from fusion_alpha.text.encoders import Part, Spec, run_ahead
 
 _WIDTH_STEP, _WIDTH_MIN = 8, 16  # tokens
 _TOKENIZED_AT_ONCE = 1024
@@ -83,7 +82,7 @@ class TransformerEncoder(ABC):
                 rule=f"at most the {max_positions} positions of the model in {folder}",
             )
         quiet()
-        self.spec = spec
+        self.spec, self.positions = spec, max_positions
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._threads = cfg.threads
 
@@ -91,16 +90,17 @@ class TransformerEncoder(ABC):
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) int64, mask (B, L) bool -> embeddings (B, dim) float32, logits (B, 3) as in LABELS."""
 
+    @abstractmethod
+    def unpadded(self) -> nn.Module:
+        """What `forward` computes, for texts of one length and so without a mask: token ids -> embeddings, logits."""
+
     def stream(self, texts: Sequence[str]) -> Iterator[Part]:
         tokens, n_tokens = tokenize(self.tokenizer, texts, self.spec.max_tokens)
-        pending: deque[Future[Part]] = deque()
-        with ThreadPoolExecutor(self._threads) as pool:
-            for tokens_wide, rows in plan([len(ids) for ids in tokens], self.spec.batch_size):
-                if len(pending) == 2 * self._threads:  # results wait for the caller, not in memory
-                    yield pending.popleft().result()
-                pending.append(pool.submit(self._encode_batch, tokens, n_tokens, tokens_wide, np.array(rows)))
-            while pending:
-                yield pending.popleft().result()
+        batches = (
+            partial(self._encode_batch, tokens, n_tokens, tokens_wide, np.array(rows))
+            for tokens_wide, rows in plan([len(ids) for ids in tokens], self.spec.batch_size)
+        )
+        yield from run_ahead(batches, self._threads)
 
     def _encode_batch(
         self, tokens: list[NDArray[np.int32]], n_tokens: NDArray[np.int64], tokens_wide: int, rows: NDArray[np.int64]

@@ -38,7 +38,7 @@ class Placement:
 def simulate(orders: pd.DataFrame, market: Market, cfg: Config, passive: bool = False) -> pd.DataFrame:
     """Trade the target weights of `orders` (ticker, decided_utc, fill_utc, weight): `simulate_all` of one strategy."""
     weights = orders[["weight"]]
-    return simulate_all(weights, orders, market, cfg, passive=list(weights) if passive else [])["weight"]
+    return simulate_all(weights, orders, market, cfg, passive=["weight"] if passive else [])["weight"]
 
 
 def simulate_all(
@@ -235,7 +235,8 @@ class _Intervals:
 
 def _intervals(market: Market, placed: Placement, cfg: Config) -> _Intervals:
     first, end = placed.first, placed.end
-    price, tradable, volume = (values[first : end + 1] for values in (market.price, market.tradable, market.volume))
+    price, volume = (values[first : end + 1] for values in (market.price, market.volume))
+    tradable = market.tradable[first : end + 1]
     if cfg.strategy.impact_bps > 0:
         tradable = tradable & ((volume > 0) | market.leaves[first : end + 1])
     # What a position was last seen at when the next decision was made: the bar's close if the bar was over, else the
@@ -261,7 +262,7 @@ def _intervals(market: Market, placed: Placement, cfg: Config) -> _Intervals:
 
 def _report(rows: pd.DataFrame, market: Market, placed: Placement) -> pd.DataFrame:
     cost = rows["trading"] + rows["impact"] + rows["borrow"]
-    counts = {name: rows[name].astype("int64") for name in rows if name.startswith("n_")}
+    counts = {name: rows[name].astype("int64") for name in ("n_halted", "n_lapsed", "n_delisted")}
     span = slice(placed.first, placed.end)
     return rows.assign(
         cost=cost,

@@ -155,9 +155,8 @@ def _books(rows: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd.DataFrame
 
     Nothing costs anything here, so that every forecast is traded, however small.
     """
-    rates = ("commission_bps", "half_spread_bps", "slippage_bps", "impact_bps", "borrow_bps", "edge_min")
-    nothing = replace(cfg.strategy, max_turnover=None, costs=None, **dict.fromkeys(rates, 0.0))
-    free = replace(cfg, strategy=nothing)
+    nothing = replace(cfg.strategy, commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0, impact_bps=0.0)
+    free = replace(cfg, strategy=replace(nothing, borrow_bps=0.0, edge_min=0.0, max_turnover=None, costs=None))
     oracle = rows.assign(mean_ret=rows["oracle_mean_ret"], sd_ret=rows["sigma_target"], severity=1.0)
     weights = pd.DataFrame({"gross_ret": trading.decide(rows, free), "oracle_gross_ret": trading.decide(oracle, free)})
     books = evaluation.simulate(weights, rows, panel, free)

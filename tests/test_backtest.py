@@ -389,7 +389,8 @@ def test_five_hundred_tickers_take_less_than_ten_seconds():
     cfg = backtest_bench.frictionless(configuration())
     backtest_bench.backtest_round(backtest_bench.invented(5, 90, cfg), cfg)
     found = backtest_bench.backtest_round(backtest_bench.invented(500, 2500, cfg), cfg)
-    assert found["weights_s"] + found["backtest_s"] < 10
+    seconds = found["weights_cpu_s"] + found["backtest_cpu_s"]  # of one core: no neighbour lengthens them
+    assert seconds < 10, "deciding and trading together"
 
 
 def test_positions_are_those_of_the_simulation():

@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env extra hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery sql book ui lock image clean
+.PHONY: help env extra hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery canaries sql book ui lock image clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ stocknet: $(READY) ## every system of the StockNet benchmark on real data (an ho
 recovery: $(READY) ## thirty simulated markets: is what was planted found, and nothing else? (ten minutes)
 	dvc repro stages/dvc.yaml:lab_recovery
 
+canaries: $(READY) ## would a leak be noticed? time machine, null markets, planted leaks and more (most of an hour)
+	dvc repro stages/dvc.yaml:canaries
+
 sql: $(READY) ## ask the tables of all layers in SQL; RUN="query" or RUN=docs/questions.sql, else line by line
 	@python -m fusion_alpha.sql $(if $(RUN),"$(RUN)")
 
@@ -100,4 +103,4 @@ lock: $(READY) ## refresh requirements.txt from pyproject.toml
 
 # Not all of .cache: headlines that Yahoo no longer serves are kept nowhere else.
 clean: ## remove the environment and the caches; data, models and experiments stay
-	rm -rf $(VENV) .cache/bicep .cache/embeddings .cache/recovery .cache/train .cache/yahoo/yfinance .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build
+	rm -rf $(VENV) .cache/bicep .cache/canaries .cache/embeddings .cache/recovery .cache/train .cache/yahoo/yfinance .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build

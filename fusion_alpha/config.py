@@ -557,36 +557,43 @@ class LiveConfig:
 
 
 @dataclass
-class LiveConfig:
-    """What the live router demands of bars, feeds and clocks; no part of the pipeline's own results."""
+class CanariesConfig:
+    """The canaries of stages/canaries.py; no part of the pipeline's own results."""
 
-    window_bars: int
-    settle_s: float
-    grace_s: float
-    stale_s: float
-    jump_sd: float
-    clean_bars: int
-    silent_bars: int
-    skew_warn_s: float
-    skew_halt_s: float
-    connect_timeout_s: float
-    read_timeout_s: float
-    tries: int
-    requests_per_minute: float
-    breaker_failures: int
-    breaker_rest_s: float
+    seed: int
+    n_tickers: int
+    first_session: str
+    last_session: str
+    learn_sessions: int
+    fold_sessions: int
+    random_cuts: int
+    cuts_of_a_kind: int
+    forecast_cuts: int
+    start_sessions: int
+    shuffles: int
+    shuffle_block_sessions: int
+    trials: int
+    configurations: int
+    blocks: int
 
     def __post_init__(self) -> None:
-        for name in ("clean_bars", "silent_bars", "tries", "breaker_failures"):
-            _require(getattr(self, name) >= 1, f"live.{name}", getattr(self, name), "at least 1")
-        for name in ("settle_s", "grace_s"):
-            _require(getattr(self, name) >= 0, f"live.{name}", getattr(self, name), "at least 0 (seconds)")
-        for name in ("stale_s", "jump_sd", "skew_warn_s", "connect_timeout_s", "read_timeout_s", "breaker_rest_s"):
-            _require(getattr(self, name) > 0, f"live.{name}", getattr(self, name), "positive")
-        _require(self.requests_per_minute > 0, "live.requests_per_minute", self.requests_per_minute, "positive")
-        rule = "more than live.skew_warn_s"
-        _require(self.skew_halt_s > self.skew_warn_s, "live.skew_halt_s", self.skew_halt_s, rule)
-        _require(self.window_bars >= 120, "live.window_bars", self.window_bars, "at least 120")
+        _require(0 <= self.seed < 1 << 32, "canaries.seed", self.seed, "in [0, 2^32)")
+        _require(3 <= self.n_tickers < 1 << 16, "canaries.n_tickers", self.n_tickers, "in [3, 65535]")
+        for name in ("first_session", "last_session"):
+            value = getattr(self, name)
+            _require(is_date(value), f"canaries.{name}", value, "a date as YYYY-MM-DD")
+        for name in ("random_cuts", "cuts_of_a_kind", "forecast_cuts", "start_sessions", "fold_sessions"):
+            _require(getattr(self, name) >= 1, f"canaries.{name}", getattr(self, name), "at least 1")
+        learn, least = self.learn_sessions, self.fold_sessions + 62
+        _require(learn >= least, "canaries.learn_sessions", learn, f"at least {least}: a warm-up and a fold to stop on")
+        _require(self.shuffles >= 2, "canaries.shuffles", self.shuffles, "at least 2")
+        length = self.shuffle_block_sessions
+        _require(length >= 21, "canaries.shuffle_block_sessions", length, "at least 21: what moves together stays so")
+        _require(self.trials >= 2, "canaries.trials", self.trials, "at least 2")
+        several = 2 <= self.configurations <= self.trials
+        _require(several, "canaries.configurations", self.configurations, "in [2, canaries.trials]")
+        even = self.blocks >= 4 and self.blocks % 2 == 0
+        _require(even, "canaries.blocks", self.blocks, "even, at least 4")
 
 
 @dataclass
@@ -615,7 +622,7 @@ class Config:
     benchmark: BenchmarkConfig
     recovery: RecoveryConfig
     live: LiveConfig
-    live: LiveConfig
+    canaries: CanariesConfig
 
     def __post_init__(self) -> None:
         pattern = re.fullmatch(r"1d|[1-9]\d*m", self.interval)

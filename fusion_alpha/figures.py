@@ -346,3 +346,36 @@ def dates(axes: Any, days: pd.Index) -> None:
     locator = AutoDateLocator(maxticks=8)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
+def canaries(found: pd.DataFrame, caught: dict[str, list[str]]) -> bytes:
+    """How much of what is allowed each canary used, and which of them caught each planted leak. SVG.
+
+    found: columns canary, value, criterion, passed, used (share of what is allowed); caught: by mutant, names as
+    CANARY/ATTACK/CUT.
+    """
+    columns = list(
+        dict.fromkeys(
+            "/".join(name.split("/")[: 1 + ("machine" in name)]) for names in caught.values() for name in names
+        )
+    )
+    height = 1.2 + 0.24 * max(len(found), len(caught) + 5)
+    with drawing(10.2, height, simulated=True) as (figure, render):
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1])
+        for row, one in enumerate(found.to_dict("records")):
+            color, marker = (BLUE, "o") if one["passed"] else (VERMILION, "X")
+            left.plot([0, one["used"]], [row, row], color=color, linewidth=1.5)
+            left.plot(one["used"], row, marker, color=color, markersize=5)
+            left.text(1.55, row, f"{one['value']:g}  ({one['criterion']})", va="center", fontsize=7)
+        left.axvline(1, color=INK, linewidth=0.8)
+        left.set_yticks(range(len(found)), [name.replace("_", " ") for name in found["canary"]], fontsize=7)
+        left.set(xlim=(-0.05, 2.9), xticks=[0, 0.5, 1], title="share of what is allowed", ylim=(len(found) - 0.5, -0.5))
+        for row, names in enumerate(caught.values()):
+            for column, canary in enumerate(columns):
+                hit = any(name.startswith(canary) for name in names)
+                right.plot(column, row, "o" if hit else ".", color=BLUE if hit else FAINT, markersize=7 if hit else 2)
+        right.set_yticks(range(len(caught)), [name.replace("_", " ") for name in caught], fontsize=7)
+        heads = [canary.replace("_", " ").replace("/", "\n") for canary in columns]
+        right.set_xticks(range(len(columns)), heads, fontsize=7, rotation=30, ha="right")
+        right.set(title="planted leaks and what caught them", ylim=(len(caught) - 0.5, -0.5))
+        return render()

@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 LAYERS = ("ingest", "clean", "process", "technical", "text", "contradiction")
 _FORECAST = (*LAYERS, "train", "predict")  # whose code and parameters the forecasts depend on, beside these modules
-_OWN = ("backtest", "costs", "decision", "engine", "evaluation", "lab_runs", "market")
-_MODULES = [Path(__file__).with_name(f"{name}.py") for name in _OWN]
+OWN = ("backtest", "costs", "decision", "engine", "evaluation", "lab_runs", "market")
+_MODULES = [Path(__file__).with_name(f"{name}.py") for name in OWN]
 _FIRST_DAY, _LAST_DAY = "2015-01-01", "2030-12-01"  # of the simulation at most
-_SINGLE = ("data=lab", "target=next_open", "interval=1d", "tickers=[]", "start=null", "end=null")
+SINGLE = ("data=lab", "target=next_open", "interval=1d", "tickers=[]", "start=null", "end=null")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def configuration(base: Config, settings: RecoveryMarketConfig, seed: int, varia
     learn, own = base.recovery.learn_sessions, base.model
     days = _sessions(base.data.exchange, learn + settings.test_sessions)
     overrides = [
-        *_SINGLE,
+        *SINGLE,
         f"data.lab.seed={seed}",
         f"data.lab.delta={settings.delta}",
         f"data.lab.n_tickers={base.recovery.n_tickers}",
@@ -150,13 +150,20 @@ def forecast(frames: dict[str, pd.DataFrame], layers: Workspace, cfg: Config) ->
     return rows.merge(_books(rows, panel, cfg), on="fill_utc", how="left", validate="many_to_one")
 
 
-def _books(rows: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd.DataFrame:
-    """Returns before costs by fill_utc, of the forecasts and of the oracle: columns gross_ret, oracle_gross_ret.
-
-    Nothing costs anything here, so that every forecast is traded, however small.
-    """
+def without_costs(cfg: Config) -> Config:
+    """Nothing costs anything, so that every forecast is traded, however small."""
     nothing = replace(cfg.strategy, commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0, impact_bps=0.0)
-    free = replace(cfg, strategy=replace(nothing, borrow_bps=0.0, edge_min=0.0, max_turnover=None, costs=None))
+    return replace(cfg, strategy=replace(nothing, borrow_bps=0.0, edge_min=0.0, max_turnover=None, costs=None))
+
+def without_costs(cfg: Config) -> Config:
+    """Nothing costs anything, so that every forecast is traded, however small."""
+    nothing = replace(cfg.strategy, commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0, impact_bps=0.0)
+    return replace(cfg, strategy=replace(nothing, borrow_bps=0.0, edge_min=0.0, max_turnover=None, costs=None))
+
+
+def _books(rows: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd.DataFrame:
+    """Returns before costs by fill_utc, of the forecasts and of the oracle: columns gross_ret, oracle_gross_ret."""
+    free = without_costs(cfg)
     oracle = rows.assign(mean_ret=rows["oracle_mean_ret"], sd_ret=rows["sigma_target"], severity=1.0)
     weights = pd.DataFrame({"gross_ret": trading.decide(rows, free), "oracle_gross_ret": trading.decide(oracle, free)})
     books = evaluation.simulate(weights, rows, panel, free)

@@ -83,7 +83,7 @@ class Workspace:
 
     def _run(self, name: str, quiet: bool) -> None:
         module = importlib.import_module(f"stages.{name}")
-        with self.inside(), _hushed() if quiet else contextlib.nullcontext():
+        with self.inside(), hushed() if quiet else contextlib.nullcontext():
             module.main(self.cfg)
 
 
@@ -113,6 +113,23 @@ def key(cfg: Config, stages: Sequence[str], also: Iterable[str] = ()) -> str:
     parts = [*also, json.dumps(values, sort_keys=True)]
     parts += [f"{path} {digest}" for dep in _inputs(cfg, stages) for path, digest in _contents(REPOSITORY / dep)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Errors alone reach the terminal."""
+    loggers = [logging.getLogger(name) for name in _OURS]
+    levels = [logger.level for logger in loggers]
+    shown = stage.console.quiet
+    try:
+        stage.console.quiet = True
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        stage.console.quiet = shown
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @cache
@@ -150,20 +167,3 @@ def _link(link: Path, target: Path) -> None:
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target.resolve())
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Errors alone reach the terminal."""
-    loggers = [logging.getLogger(name) for name in _OURS]
-    levels = [logger.level for logger in loggers]
-    shown = stage.console.quiet
-    try:
-        stage.console.quiet = True
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        stage.console.quiet = shown
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

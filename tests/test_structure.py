@@ -22,7 +22,7 @@ STAGES = {
     name: stage for file in PIPELINES for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
 }
 ORDER = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
-BESIDE = ["train_bicep", "stocknet", "lab_recovery"]  # not in the pipeline's `dvc repro`
+BESIDE = ["train_bicep", "stocknet", "lab_recovery", "canaries"]  # not in the pipeline's `dvc repro`
 
 
 def modules() -> list[Path]:

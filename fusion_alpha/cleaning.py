@@ -233,7 +233,7 @@ def _news(
         rows = account.leave_out(
             rows, _within(rows["published_utc"].dt.tz_localize(None).dt.normalize(), cfg), "window"
         )
-    rows = rows.assign(text=_tidy(rows["text"]))
+    rows = rows.assign(text=tidy(rows["text"]))
     for column, rule, good in NEWS_RULES:
         rows = account.reject(rows, good(rows), column, rule)
     days = cfg.clean.news_after_end_days
@@ -250,7 +250,7 @@ _INVISIBLE = dict.fromkeys([*range(9), 11, *range(14, 28), *range(127, 133), *ra
 _INVISIBLE |= dict.fromkeys([0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
 
-def _tidy(texts: pd.Series) -> pd.Series:
+def tidy(texts: pd.Series) -> pd.Series:
     """HTML entities decoded, invisible characters out, runs of white space one space."""
     codes, distinct = pd.factorize(texts)
     tidy = [" ".join(html.unescape(text).translate(_INVISIBLE).split()) for text in distinct]

@@ -3,6 +3,7 @@
 Instants are UTC. Waiting ends early when `stop` is set.
 """
 
+import math
 import threading
 import time
 from typing import Protocol
@@ -20,6 +21,11 @@ _MARGIN = pd.Timedelta(days=14)  # longer than any closure of an exchange
 class Clock(Protocol):
     """What the router reads the time from."""
 
+    @property
+    def longest_s(self) -> float:
+        """Seconds of this clock that should pass at most between two looks at the feed and at the kill switch."""
+        ...
+
     def now(self) -> pd.Timestamp: ...
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
@@ -29,6 +35,8 @@ class Clock(Protocol):
 
 class WallClock:
     """The machine's clock."""
+
+    longest_s = 1.0
 
     def now(self) -> pd.Timestamp:
         return pd.Timestamp.now("UTC").as_unit("us")
@@ -42,6 +50,7 @@ class SimulatedClock:
 
     def __init__(self, start: pd.Timestamp, speed: float) -> None:
         self._start, self._speed, self._began = start.as_unit("us"), speed, time.monotonic()
+        self.longest_s = 0.5 * speed
 
     def now(self) -> pd.Timestamp:
         passed = (time.monotonic() - self._began) * self._speed
@@ -53,6 +62,8 @@ class SimulatedClock:
 
 class SteppedClock:
     """Passes only while somebody waits, and then at once: the same steps in every run, however slow the machine."""
+
+    longest_s = math.inf
 
     def __init__(self, start: pd.Timestamp) -> None:
         self._now = start.as_unit("us")
@@ -72,6 +83,7 @@ class Hours:
         self.daily = cfg.bar_minutes is None
         self._first = self._last = pd.Timestamp(0)
         self._opens = self._closes = pd.DatetimeIndex([], tz="UTC")
+        self._sessions = pd.DatetimeIndex([])
 
     def is_close(self, time: pd.Timestamp) -> bool:
         """Does a bar of the calendar end then?"""
@@ -101,6 +113,11 @@ class Hours:
         self._cover(close)
         return self._opens[self._closes.searchsorted(close)]
 
+    def session(self, close: pd.Timestamp) -> pd.Timestamp:
+        """The session of the bar that ends at `close`."""
+        self._cover(close)
+        return self._sessions[self._closes.searchsorted(close)]
+
     def fill(self, decided: pd.Timestamp) -> pd.Timestamp:
         """The first bar open at or after `decided`, as panel.clock has it."""
         self._cover(decided)
@@ -127,5 +144,6 @@ class Hours:
             first, last = min(first, self._first), max(last, self._last)
         table = sessions.bars(self._exchange, first, last, self._minutes)
         self._opens, self._closes = (pd.DatetimeIndex(table[f"bar_{edge}_utc"]) for edge in ("open", "close"))
+        self._sessions = pd.DatetimeIndex(table["session"])
         self._first, self._last = first, last
         assert np.all(np.diff(self._closes.asi8) > 0)

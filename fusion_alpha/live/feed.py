@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from fusion_alpha import cleaning, sources, tables
+from fusion_alpha import cleaning, sources, stage, tables
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 
@@ -35,13 +35,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Headline:
-    """A news item as a feed gives it, personal data and all."""
+    """A news item as a feed gives it, personal data and all. cleaned: text and identifier are those of interim news."""
 
     ticker: str
     item_id: str
     published_utc: pd.Timestamp
     text: str
     is_repost: bool = False
+    cleaned: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Feed(Protocol):
 
     def poll(self, now: pd.Timestamp) -> Polled: ...
 
+    def ended(self, now: pd.Timestamp) -> bool:
+        """Will nothing come any more?"""
+        ...
+
     def seen(self, closes: dict[str, pd.Timestamp]) -> None:
         """Close of the latest good bar of each ticker, for a feed that can be asked for what comes after."""
         ...
@@ -90,21 +95,21 @@ class History:
 
 
 class TableFeed:
-    """Rows of interim tables, each when its time has come."""
+    """Rows of interim tables, each when its time has come; bars `delay_s` after their close."""
 
-    def __init__(self, prices: pd.DataFrame, news: pd.DataFrame, *, name: str, simulated: bool) -> None:
-        self.name, self.simulated = name, simulated
+    def __init__(
+        self, prices: pd.DataFrame, news: pd.DataFrame, *, name: str, simulated: bool, delay_s: float = 0.0
+    ) -> None:
+        self.name, self.simulated, self._delay = name, simulated, pd.Timedelta(seconds=delay_s)
         self._prices = prices.sort_values(["bar_close_utc", "ticker"], ignore_index=True)
         self._news = news.sort_values(["published_utc", "ticker", "news_id"], ignore_index=True)
         self._bar = self._item = 0
 
-    @property
-    def end(self) -> pd.Timestamp | None:
-        """Close of the last bar; None without bars."""
-        return self._prices["bar_close_utc"].iloc[-1] if len(self._prices) else None
+    def ended(self, now: pd.Timestamp) -> bool:
+        return self._bar >= len(self._prices)
 
     def poll(self, now: pd.Timestamp) -> Polled:
-        last_bar = int(self._prices["bar_close_utc"].searchsorted(now, side="right"))
+        last_bar = int(self._prices["bar_close_utc"].searchsorted(now - self._delay, side="right"))
         last_item = int(self._news["published_utc"].searchsorted(now, side="right"))
         prices, news = self._prices.iloc[self._bar : last_bar], self._news.iloc[self._item : last_item]
         self._bar, self._item = max(last_bar, self._bar), max(last_item, self._item)
@@ -126,7 +131,7 @@ def bars(prices: pd.DataFrame) -> list[Bar]:
 def headlines(news: pd.DataFrame) -> list[Headline]:
     """Interim rows as headlines, in their order; identifiers are hashed and texts scrubbed already."""
     columns = (news[name].tolist() for name in ("ticker", "news_id", "published_utc", "text", "is_repost"))
-    return [Headline(*row) for row in zip(*columns, strict=True)]
+    return [Headline(*row, cleaned=True) for row in zip(*columns, strict=True)]
 
 
 def laboratory(cfg: Config) -> tuple[History, TableFeed]:
@@ -141,7 +146,7 @@ def laboratory(cfg: Config) -> tuple[History, TableFeed]:
     ahead = pd.Timedelta(days=LAB_DAYS_AHEAD if cfg.bar_minutes is None else LAB_DAYS_AHEAD_MINUTES)
     longer = replace(lab, last_session=str((last + ahead).date()), odd_rows=False)
     history, rest = split(_interim(replace(cfg, data=replace(cfg.data, lab=longer))), last + pd.Timedelta(days=1))
-    return history, TableFeed(rest.prices, rest.news, name="lab", simulated=True)
+    return history, TableFeed(rest.prices, rest.news, name="lab", simulated=True, delay_s=cfg.live.settle_s)
 
 
 def replay(cfg: Config, first: str, last: str | None) -> tuple[History, TableFeed]:
@@ -153,7 +158,48 @@ def replay(cfg: Config, first: str, last: str | None) -> tuple[History, TableFee
     history, rest = split(History(prices, news), pd.Timestamp(first))
     if rest.prices.empty:
         raise InputError(f"no bars from {first} to {last or 'the end'}", rule="--from and --to lie in the data")
-    return history, TableFeed(rest.prices, rest.news, name="replay", simulated=cfg.data.simulated)
+    delay = cfg.live.settle_s
+    return history, TableFeed(rest.prices, rest.news, name="replay", simulated=cfg.data.simulated, delay_s=delay)
+
+
+def recorded(cfg: Config) -> History:
+    """Interim tables of the pipeline's last run, all of them, as the history of a feed that goes on now."""
+    return History(tables.read("prices"), tables.read("news"))
+
+
+class FolderFeed:
+    """The user's folder (fusion_alpha/sources/csv_folder.py), read again whenever one of its files changes."""
+
+    def __init__(self, cfg: Config) -> None:
+        if cfg.data.source != "csv" or cfg.data.csv is None:
+            raise InputError(
+                f"parameter data.source = {cfg.data.source!r}", rule="--feed csv goes on where data=csv ends"
+            )
+        self.name, self.simulated = "csv", cfg.data.simulated
+        self._cfg, self._folder = cfg, stage.root() / Path(cfg.data.csv.folder).expanduser()
+        self._stamp: list[tuple[str, int, int]] = []
+        self._closes: dict[str, pd.Timestamp] = {}
+
+    def poll(self, now: pd.Timestamp) -> Polled:
+        try:
+            stats = [(path.as_posix(), path.stat()) for path in sorted(self._folder.rglob("*")) if path.is_file()]
+            stamp = [(name, found.st_mtime_ns, found.st_size) for name, found in stats]
+            if stamp == self._stamp:
+                return Polled(received_utc=now)
+            found = cleaning.clean(sources.get("csv").read(self._cfg, self._folder), self._cfg)
+        except (InputError, OSError) as error:
+            return Polled(problems=[Problem("malformed", str(error)[:200])], received_utc=now)
+        self._stamp = stamp
+        oldest = found.prices["ticker"].map(self._closes)
+        return Polled(
+            bars(found.prices[~(found.prices["bar_close_utc"] < oldest)]), headlines(found.news), received_utc=now
+        )
+
+    def ended(self, now: pd.Timestamp) -> bool:
+        return False
+
+    def seen(self, closes: dict[str, pd.Timestamp]) -> None:
+        self._closes = closes
 
 
 def split(whole: History, first: pd.Timestamp) -> tuple[History, History]:

@@ -73,6 +73,9 @@ class HttpFeed:
         self._session = requests.Session()
         self._session.headers["User-Agent"] = "nimbus-fusion live router"
 
+    def ended(self, now: pd.Timestamp) -> bool:
+        return False
+
     def seen(self, closes: dict[str, pd.Timestamp]) -> None:
         """Latest good bar of each ticker: the next request asks for what comes after the oldest of them."""
         if closes:

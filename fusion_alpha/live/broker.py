@@ -1,0 +1,171 @@
+"""Orders behind one small interface: a broker on paper, and one that only notes. Nothing here reaches a market.
+
+The paper broker is the backtest, one open at a time (fusion_alpha/engine.py has the arithmetic): an order fills at the
+open of its fill_utc, weights are shares of the equity at that open, costs come off the interval that the trade opens. A
+bar tells its open when it ends, so fills are known then. An order whose open has no bar lapses for that ticker. Where
+no decision was made the book is left alone, which the backtest never has to do.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import pandas as pd
+
+from fusion_alpha import costs
+from fusion_alpha.config import Config
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A ticker's bar: adjusted open and close, and the mean dollar volume of the bars before it (NaN if unknown)."""
+
+    open: float
+    close: float
+    dollars: float
+
+
+@dataclass(frozen=True)
+class Order:
+    """Target weights by ticker of one decision, for the open at `fill_utc`; a ticker that it does not name stays."""
+
+    decided_utc: str
+    fill_utc: str
+    weights: dict[str, float]
+
+
+@dataclass
+class Book:
+    """All that a paper broker knows; plain numbers, so that the journal can keep it."""
+
+    equity: float = 1.0  # at the last open, in units of the start
+    cost: float = 0.0  # share of it that the trades there cost
+    weights: dict[str, float] = field(default_factory=dict)  # held since the last open
+    opened: dict[str, float] = field(default_factory=dict)  # price of each ticker at the last open
+    marks: dict[str, float] = field(default_factory=dict)  # latest price of each ticker
+    orders: list[Order] = field(default_factory=list)  # not filled yet
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any]) -> "Book":
+        return cls(**saved | {"orders": [Order(**order) for order in saved["orders"]]})
+
+    def saved(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Broker(Protocol):
+    """Who gets the orders."""
+
+    @property
+    def book(self) -> Book: ...
+
+    def held(self) -> pd.Series:
+        """Weights by ticker at the latest known prices, for `decide`."""
+        ...
+
+    def equity(self) -> float:
+        """Equity at the latest known prices, in units of the start."""
+        ...
+
+    def send(self, order: Order) -> None: ...
+
+    def bar(self, opens_utc: pd.Timestamp, quotes: dict[str, Quote]) -> dict[str, Any] | None:
+        """Take a bar of every ticker that has one; returns what was filled at its open, None where nothing was."""
+        ...
+
+
+class DryRun:
+    """Takes orders and forgets them."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+
+    def held(self) -> pd.Series:
+        return pd.Series(dtype="float64")
+
+    def equity(self) -> float:
+        return 1.0
+
+    def send(self, order: Order) -> None:
+        """The decision is in the journal; nothing trades."""
+
+    def bar(self, opens_utc: pd.Timestamp, quotes: dict[str, Quote]) -> dict[str, Any] | None:
+        return None
+
+
+class PaperBroker:
+    """Fills as the backtest does."""
+
+    def __init__(self, cfg: Config, book: Book | None = None) -> None:
+        self._cfg, self.book = cfg, book or Book()
+
+    def held(self) -> pd.Series:
+        book = self.book
+        left = self._until_mark()
+        weights = {name: weight * self._moved(name, book.marks) / left for name, weight in sorted(book.weights.items())}
+        return pd.Series(weights, dtype="float64").rename_axis("ticker")
+
+    def equity(self) -> float:
+        return self.book.equity * self._until_mark()
+
+    def send(self, order: Order) -> None:
+        self.book.orders.append(order)
+
+    def bar(self, opens_utc: pd.Timestamp, quotes: dict[str, Quote]) -> dict[str, Any] | None:
+        book = self.book
+        opens = {name: quotes[name].open if name in quotes else book.marks[name] for name in {*quotes, *book.marks}}
+        held = self._roll(opens)
+        due = [order for order in book.orders if pd.Timestamp(order.fill_utc) <= opens_utc]
+        book.orders = [order for order in book.orders if order not in due]
+        # Of several orders the last one counts; one whose own open was missed is void.
+        order = due[-1] if due and pd.Timestamp(due[-1].fill_utc) == opens_utc else None
+        filled = self._trade(held, order, quotes)
+        book.opened = opens
+        book.marks |= {name: quote.close for name, quote in quotes.items()}
+        return filled | {"opens_utc": opens_utc.isoformat(), "void": len(due) - (order is not None)} if due else None
+
+    def _roll(self, opens: dict[str, float]) -> dict[str, float]:
+        """Take the book from its last open to this one; returns the weights held before trading."""
+        book = self.book
+        gross = 0.0
+        for name in sorted(book.weights):
+            gross += book.weights[name] * (opens[name] / book.opened[name] - 1)
+        growth = 1.0 + gross - book.cost
+        if growth <= 0.0:  # nothing is left, and nothing can be traded again
+            book.equity = 0.0
+            return {}
+        book.equity *= growth
+        return {name: weight * (opens[name] / book.opened[name]) / growth for name, weight in book.weights.items()}
+
+    def _trade(self, held: dict[str, float], order: Order | None, quotes: dict[str, Quote]) -> dict[str, Any]:
+        book, cfg = self.book, self._cfg
+        target = {} if order is None or book.equity <= 0 else order.weights
+        names = sorted({*held, *target})
+        rates = costs.rates(pd.Index(names), cfg)
+        impact = cfg.strategy.impact_bps * costs.BPS
+        cost, weights, lapsed = 0.0, dict[str, float](), []
+        for name, side, borrow in zip(names, rates.side.tolist(), rates.borrow.tolist(), strict=True):
+            before = held.get(name, 0.0)
+            weight = target.get(name, before)
+            volume = quotes[name].dollars / cfg.strategy.capital if name in quotes else float("nan")
+            if name not in quotes or (impact > 0 and not volume > 0):
+                lapsed += [name] if weight != before else []
+                weight = before
+            traded = abs(weight - before)
+            cost += side * traded + borrow * max(-weight, 0.0)
+            if impact > 0 and volume > 0:
+                cost += impact * (traded * book.equity / volume) ** 0.5 * traded
+            weights[name] = weight
+        book.weights = {name: weight for name, weight in weights.items() if weight != 0.0}
+        book.cost = cost
+        return {"equity": book.equity, "weights": book.weights, "cost": cost, "lapsed": lapsed}
+
+    def _until_mark(self) -> float:
+        """Growth of the equity from the last open to the latest prices."""
+        book = self.book
+        left = 1.0 - book.cost
+        for name in sorted(book.weights):
+            left += book.weights[name] * (self._moved(name, book.marks) - 1)
+        return left
+
+    def _moved(self, name: str, prices: dict[str, float]) -> float:
+        return prices[name] / self.book.opened[name]

@@ -155,11 +155,6 @@ def without_costs(cfg: Config) -> Config:
     nothing = replace(cfg.strategy, commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0, impact_bps=0.0)
     return replace(cfg, strategy=replace(nothing, borrow_bps=0.0, edge_min=0.0, max_turnover=None, costs=None))
 
-def without_costs(cfg: Config) -> Config:
-    """Nothing costs anything, so that every forecast is traded, however small."""
-    nothing = replace(cfg.strategy, commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0, impact_bps=0.0)
-    return replace(cfg, strategy=replace(nothing, borrow_bps=0.0, edge_min=0.0, max_turnover=None, costs=None))
-
 
 def _books(rows: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd.DataFrame:
     """Returns before costs by fill_utc, of the forecasts and of the oracle: columns gross_ret, oracle_gross_ret."""

@@ -146,6 +146,7 @@ The embedded market is SIMULATED: it proves the machinery, never an alpha.
 
 Try next
   source .venv/bin/activate
+  python evaluate_strategy.py --plot              against buying and holding: metrics/strategy.json, tearsheet.html
   dvc exp run -S model=price_only                 another experiment; then `dvc exp show`
   make ui                                         compare the two in MLflow, http://127.0.0.1:5000
   dvc exp run -S data=stocknet                    real prices and tweets (README, "Real data")

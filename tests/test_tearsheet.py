@@ -317,3 +317,13 @@ def test_the_figures_reach_mlflow_as_a_report_and_no_trial(frames, cfg, tmp_path
     assert {item.path for item in client.list_artifacts(newest.info.run_id)} == {"strategy.json"}
     assert trials.tried(cfg, "abc123").count == 1
     assert trials.tried(cfg, "abc123").views == 1, "another baseline is the same view of the model"
+
+
+def test_no_two_strategies_look_alike(whole):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    panels.equity(axes, whole)
+    looks = [(line.get_color(), str(line.get_linestyle()), line.get_linewidth()) for line in axes.get_lines()]
+    assert len(set(looks)) == len(looks) > len(whole.returns.columns)
+    assert len(set(panels._OTHERS)) == len(panels._OTHERS)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fusion_alpha import figures
 from fusion_alpha.figures import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION
-from fusion_alpha.report import MODEL, Report, monthly
+from fusion_alpha.report import MODEL, NO_CHOICE, Report, monthly
 from fusion_alpha.tearsheet import words
 from fusion_alpha.tearsheet.words import label
 
@@ -19,7 +19,9 @@ SIZE = (4.7, 3.1)  # inches: still readable on a phone
 SHEET = (10.4, 15.6)
 ROLLING = 63  # sessions, a quarter of a year
 _DIVERGING = ["#B2182B", "#F4A582", "#FFFFFF", "#92C5DE", "#2166AC"]
-_OTHERS = [(SKY, "--"), (ORANGE, "-."), (GREEN, ":"), (PURPLE, "--"), (VERMILION, "-."), (FAINT, ":")]
+_COLORS = (SKY, ORANGE, GREEN, PURPLE, VERMILION, FAINT)
+_LINES = ("--", "-.", ":", "--", "-.", ":", "-.", ":", "--", "-.", ":", "--")  # a colour's second line is another one
+_OTHERS = list(zip(_COLORS * 2, _LINES, strict=True))
 
 Panel = Callable[[Any, Report], None]  # draws on matplotlib axes
 
@@ -224,6 +226,8 @@ def _look(name: str, report: Report) -> dict[str, Any] | None:
         return {"color": BLUE, "linewidth": 2.0, "zorder": 4}
     if name == report.numbers["view"]["baseline"]:
         return {"color": INK, "linewidth": 1.4, "zorder": 3}
+    if name in NO_CHOICE:
+        return {"color": INK, "linewidth": 0.9, "linestyle": (0, (1, 2))}
     return None
 
 

@@ -207,7 +207,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the book with its inputs and small results that belong to them."""
     root = tmp_path / "project"
     shutil.copytree(DOCS, root / "docs", ignore=shutil.ignore_patterns("_build", "__pycache__"))
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "schemas", root / "schemas")
     shutil.copytree(ROOT / "kernels", root / "kernels", ignore=shutil.ignore_patterns("__pycache__"))

@@ -159,3 +159,34 @@ def test_notebooks_lose_their_outputs(tmp_path):
     path.write_text(json.dumps(notebook))
     subprocess.run([str(BIN / HOOKS["notebooks"]["entry"]), str(path)], check=True)
     assert "private" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md"])
+def test_targets_that_people_are_told_to_make_exist(name):
+    named = re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / name).read_text(), re.MULTILINE)
+    assert named
+    assert set(named) <= TARGETS
+
+
+def test_issue_forms_ask_for_something_and_mark_what_is_needed():
+    forms = [path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"]
+    assert {path.stem for path in forms} == {"bug", "experiment", "task"}
+    for path in forms:
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= set(form)
+        ids = [field["id"] for field in form["body"]]
+        assert len(ids) == len(set(ids))
+        assert any(field.get("validations", {}).get("required") for field in form["body"])
+        for field in form["body"]:
+            assert field["type"] in ("textarea", "input", "dropdown")
+            assert field["attributes"]["label"]
+            assert all(isinstance(option, str) for option in field["attributes"].get("options", [])), (
+                f"{path}: quote it"
+            )
+
+
+def test_licences_that_somebody_looked_at_are_explained():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pip-licenses"]
+    notice = (ROOT / "NOTICE").read_text().lower()
+    assert [name for name in tool["ignore-packages"] if name not in notice] == []
+    assert set(tool["ignore-packages"]) <= set(locked())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#222222", "#777777"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+_FEW = 4  # values that are worth a tick each
 _LINES = [(SKY, "--"), (ORANGE, "-."), (GREEN, ":"), (PURPLE, "--"), (VERMILION, "-."), (FAINT, ":")]
 _FORMATS: dict[str, Any] = {
     "svg": {"metadata": {"Date": None, "Creator": None}},
@@ -249,6 +250,8 @@ def search_slices(
             axes.plot(x[:1], whole["loss"][:1], "*", color=VERMILION, markersize=11, label="best", zorder=4)
             if name in log_scaled:
                 _few_log_ticks(axes, whole[name])
+            elif number and whole[name].nunique() <= _FEW:
+                axes.set_xticks(sorted(whole[name].unique()))
             axes.set_xlabel(name)
         for axes in panels[len(settings) :]:
             axes.set_visible(False)

@@ -34,6 +34,7 @@ from fusion_alpha.tuning.study import COUNTED, SAMPLERS
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 BLOCKS = 3
+PATIENCE_S = 300  # a busy machine
 FORK = multiprocessing.get_context("fork")  # a test's children know the fake score
 
 
@@ -461,7 +462,7 @@ def begin(cfg, fake, trials: int, name: str, sampler: str = "tpe") -> multiproce
 
 
 def wait_for(opened: optuna.Study, ready) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while not ready(opened.get_trials(deepcopy=False)):
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -504,7 +505,7 @@ def test_several_workers_one_of_them_killed(cfg, fake, monkeypatch):
     wait_for(opened, lambda trials: n_finished(trials) >= 3)
     os.kill(team[0].pid, signal.SIGKILL)
     for process in team:
-        process.join(30)
+        process.join(PATIENCE_S)
     assert [process.exitcode for process in team] == [-signal.SIGKILL, 0, 0]
     search(cfg, slow, trials=10)  # where the others had ended before the death was seen
     check_nothing_is_lost_or_doubled(opened, 10)
@@ -513,7 +514,7 @@ def test_several_workers_one_of_them_killed(cfg, fake, monkeypatch):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
-def test_a_trial_that_kills_twice_is_given_up_and_not_drawn_again(cfg, fake, monkeypatch, sampler):
+def test_a_trial_that_kills_again_and_again_is_given_up_and_not_drawn_again(cfg, fake, monkeypatch, sampler):
     def deadly(*arguments) -> float:
         os.kill(os.getpid(), signal.SIGKILL)
         return 0.0
@@ -521,15 +522,15 @@ def test_a_trial_that_kills_twice_is_given_up_and_not_drawn_again(cfg, fake, mon
     cfg.tune = replace(cfg.tune, grid_levels=2)
     opened = search(cfg, fake, sampler, 3)
     monkeypatch.setattr(study, "score", deadly)
-    for _ in range(2):
+    for _ in range(study.RETRIES + 1):
         process = begin(cfg, fake, 6, "one", sampler)
-        process.join(30)
+        process.join(PATIENCE_S)
         assert process.exitcode == -signal.SIGKILL
     monkeypatch.setattr(study, "score", fake)
     search(cfg, fake, sampler, 6)
     failed = opened.get_trials(states=(TrialState.FAIL,))
-    assert len(failed) == 2
-    assert failed[0].user_attrs["settings"] == failed[1].user_attrs["settings"]
+    assert len(failed) == study.RETRIES + 1
+    assert len({json.dumps(trial.user_attrs["settings"]) for trial in failed}) == 1
     found = counted(opened)
     assert len(found) == 6
     assert json.dumps(failed[0].user_attrs["settings"]) not in {settings for settings, *_ in found}
@@ -556,7 +557,7 @@ def test_a_process_that_stands_still_keeps_its_trial(cfg, fake, monkeypatch):
         assert n_finished(opened.get_trials()) == 3
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    process.join(30)
+    process.join(PATIENCE_S)
     assert {trial.state for trial in opened.get_trials()} <= set(COUNTED), "nobody took it for dead"
     check_nothing_is_lost_or_doubled(opened, 4)
     assert not list((stage.root() / ".cache" / "tuning").iterdir())
@@ -829,10 +830,11 @@ def test_a_worker_that_ends_is_let_go_and_one_that_fails_ends_the_search(cfg):
 
 def test_workers_that_die_without_end_are_not_replaced_for_ever(cfg):
     team = team_of(cfg)
-    for counted_trials in (1, 1, 2, 2, 2, 2):
+    most = (study.RETRIES + 1) * 2 + 1  # two workers
+    for counted_trials in (1, 1, *[2] * most):
         team.members = [Ended(-signal.SIGKILL)]
         assert team.reap(counted_trials)
-    team.members = [Ended(-signal.SIGKILL)] * 2
+    team.members = [Ended(-signal.SIGKILL)]
     with pytest.raises(workers.WorkerFailed, match="is memory short") as failed:
         team.reap(2)
     assert failed.value.status == 1

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # what --trials counts
-_RETRIES = 1  # of a trial whose process died
+RETRIES = 3  # of a trial whose process died; a search that is killed thrice loses none
 _BUSY_S = 60.0
 _STARTUP_TRIALS = 5  # finished before any is pruned
 
@@ -213,11 +213,11 @@ def fail_dead(study: optuna.Study) -> None:
 
 def _put_back_after_death(study: optuna.Study, trial: FrozenTrial) -> None:
     retries = trial.user_attrs.get("retries", 0) + 1
-    if retries <= _RETRIES:
+    if retries <= RETRIES:
         log.warning("trial %d: its process is gone; it is repeated", trial.number)
         _put_back(study, trial, retries)
     else:
-        log.warning("trial %d: its process is gone again; it is given up", trial.number)
+        log.warning("trial %d: its process is gone for the %dth time; it is given up", trial.number, retries)
 
 
 def _put_back(study: optuna.Study, trial: FrozenTrial, retries: int | None = None) -> None:

@@ -25,7 +25,7 @@ from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.tuning import space
 from fusion_alpha.tuning.objective import Development
-from fusion_alpha.tuning.study import COUNTED, fail_dead, given_up, lock, open_study, run_trials
+from fusion_alpha.tuning.study import COUNTED, RETRIES, fail_dead, given_up, lock, open_study, run_trials
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class _Team:
             if status < 0:
                 self._deaths += 1
                 log.warning("a worker was killed (%s)", signal.Signals(-status).name)
-        if self._deaths > 2 * self._search.workers + 1:
+        if self._deaths > (RETRIES + 1) * self._search.workers + 1:  # a deadly trial for each, and one more
             raise WorkerFailed(1, f"{self._deaths} workers were killed and no trial was finished; is memory short?")
         return any(process.exitcode for process in ended)
 

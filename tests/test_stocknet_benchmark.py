@@ -531,6 +531,26 @@ def test_committed_counts_are_the_benchmarks():
         assert system["seeds"] >= 10 or not system["random"]
 
 
+def test_the_readme_says_what_the_committed_result_shows():
+    path = ROOT / "metrics/stocknet.json"
+    if not path.exists():
+        pytest.skip("metrics/stocknet.json is absent: `make stocknet`")
+    found = json.loads(path.read_text())
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for letter in "AB":
+        for name, system in found[letter]["systems"].items():
+            low, high = system["mcc_ci"]
+            assert low <= 0 <= high, f"README: no interval beyond 0; {name} on {letter}"
+        assert all(pair["p_holm"] > 0.05 for pair in found[letter]["paired"])
+    assert "no system has an interval beyond 0" in text
+    assert "with one look at test" in text
+    assert found["test_looks"]["configurations"] == 1
+    losses = {name: choice["wf_loss"] for name, choice in found["choices"].items() if choice.get("tried", 0) > 1}
+    favourite = min(losses, key=losses.get)
+    assert favourite == "counts_only"
+    assert favourite == max(found["B"]["systems"], key=lambda name: found["B"]["systems"][name]["mcc"])
+
+
 def test_what_a_run_is_named_by_covers_the_code_that_it_runs():
     from test_structure import reached
 

@@ -66,7 +66,7 @@ secrets: $(READY) ## look for secrets in every file and in every line that was e
 
 audit: $(READY) ## licences of the lock, then its known vulnerabilities (asks a service on the internet)
 	pip-licenses --packages $$(sed -n 's/==.*//p' requirements.txt)
-	pip-audit --requirement requirements.txt --disable-pip --no-deps
+	pip-audit --requirement requirements.txt --disable-pip --no-deps --strict
 
 bench: $(READY) ## measure the kernels beside their peers; appends to metrics/bench.csv
 	python -m kernels.bench

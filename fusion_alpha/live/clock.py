@@ -88,50 +88,49 @@ class Hours:
     def is_close(self, time: pd.Timestamp) -> bool:
         """Does a bar of the calendar end then?"""
         self._cover(time)
-        place = self._closes.searchsorted(time)
+        place = _from(self._closes, time)
         return bool(place < len(self._closes) and self._closes[place] == time)
 
     def next_close(self, time: pd.Timestamp) -> pd.Timestamp:
         """The first bar end after `time`."""
         self._cover(time)
-        return self._closes[self._closes.searchsorted(time, side="right")]
+        return self._closes[_after(self._closes, time)]
 
     def last_close(self, time: pd.Timestamp) -> pd.Timestamp:
         """The last bar end at or before `time`."""
         self._cover(time)
-        return self._closes[self._closes.searchsorted(time, side="right") - 1]
+        return self._closes[_after(self._closes, time) - 1]
 
     def bars_between(self, earlier: pd.Timestamp, later: pd.Timestamp) -> int:
         """How many bars end in (earlier, later]."""
         self._cover(earlier)
         self._cover(later)
-        first, last = (self._closes.searchsorted(time, side="right") for time in (earlier, later))
-        return int(last - first)
+        return _after(self._closes, later) - _after(self._closes, earlier)
 
     def open_of(self, close: pd.Timestamp) -> pd.Timestamp:
         """Where the bar that ends at `close` begins."""
         self._cover(close)
-        return self._opens[self._closes.searchsorted(close)]
+        return self._opens[_from(self._closes, close)]
 
     def session(self, close: pd.Timestamp) -> pd.Timestamp:
         """The session of the bar that ends at `close`."""
         self._cover(close)
-        return self._sessions[self._closes.searchsorted(close)]
+        return self._sessions[_from(self._closes, close)]
 
     def fill(self, decided: pd.Timestamp) -> pd.Timestamp:
         """The first bar open at or after `decided`, as panel.clock has it."""
         self._cover(decided)
-        return self._opens[self._opens.searchsorted(decided)]
+        return self._opens[_from(self._opens, decided)]
 
     def next_open(self, time: pd.Timestamp) -> pd.Timestamp:
         """The first bar open after `time`."""
         self._cover(time)
-        return self._opens[self._opens.searchsorted(time, side="right")]
+        return self._opens[_after(self._opens, time)]
 
     def is_open(self, time: pd.Timestamp) -> bool:
         """Is a session going on?"""
         self._cover(time)
-        place = self._opens.searchsorted(time, side="right") - 1
+        place = _after(self._opens, time) - 1
         return bool(place >= 0 and time < self._closes[place])
 
     def _cover(self, time: pd.Timestamp) -> None:
@@ -147,3 +146,13 @@ class Hours:
         self._sessions = pd.DatetimeIndex(table["session"])
         self._first, self._last = first, last
         assert np.all(np.diff(self._closes.asi8) > 0)
+
+
+def _from(times: pd.DatetimeIndex, time: pd.Timestamp) -> int:
+    """Place of the first of `times` at or after `time`."""
+    return int(times.searchsorted(time))
+
+
+def _after(times: pd.DatetimeIndex, time: pd.Timestamp) -> int:
+    """Place of the first of `times` after `time`."""
+    return int(times.searchsorted(time, side="right"))

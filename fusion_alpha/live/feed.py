@@ -130,8 +130,11 @@ def bars(prices: pd.DataFrame) -> list[Bar]:
 
 def headlines(news: pd.DataFrame) -> list[Headline]:
     """Interim rows as headlines, in their order; identifiers are hashed and texts scrubbed already."""
-    columns = (news[name].tolist() for name in ("ticker", "news_id", "published_utc", "text", "is_repost"))
-    return [Headline(*row, cleaned=True) for row in zip(*columns, strict=True)]
+    columns = [news[name].tolist() for name in ("ticker", "news_id", "published_utc", "text", "is_repost")]
+    return [
+        Headline(ticker, news_id, published, text, repost, cleaned=True)
+        for ticker, news_id, published, text, repost in zip(*columns, strict=True)
+    ]
 
 
 def laboratory(cfg: Config) -> tuple[History, TableFeed]:

@@ -113,7 +113,7 @@ class Journal:
         """
         if self._broken:
             raise JournalError("the journal could not be written before; restart the router")
-        lines, records, keys, prev = [], [], set[Key](), self._prev
+        lines, records, keys, prev = list[bytes](), list[Record](), set[Key](), self._prev
         for entry in entries:
             if entry.key is not None and (entry.key in self._keys or entry.key in keys):
                 continue

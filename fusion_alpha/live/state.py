@@ -163,7 +163,7 @@ class State:
         """Quoted price, sentiment and contradiction score of a bar, for people; null where unknown."""
         held, price = self._tables["contradiction"][ticker], self._prices[ticker]
         place, at = int(held["bar_close_utc"].searchsorted(close)), int(price["bar_close_utc"].searchsorted(close))
-        values = {"price": price["close"].iloc[at], **held[["s", "cs"]].iloc[place].to_dict()}
+        values = {"price": price["close"].iloc[at]} | {name: held[name].iloc[place] for name in ("s", "cs")}
         return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
 
     def _per_ticker(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:

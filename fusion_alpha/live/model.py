@@ -1,0 +1,95 @@
+"""What predicts: an engine of samples. The torch checkpoint is one; it is checked before anything runs.
+
+A checkpoint names itself: its model card carries the start of the SHA-256 of weights and config, and the config that of
+the weights. One wrong bit in either file is one that nobody trained, so it is refused.
+"""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fusion_alpha import checkpoint, prediction, samples, training
+from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
+from fusion_alpha.samples import Samples
+
+
+class ModelError(InputError):
+    """The model is missing, damaged, or not one for this configuration: the router ends with status 78."""
+
+
+class Engine(Protocol):
+    """A model that is loaded and checked."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes that decide its answers."""
+        ...
+
+    def predict(self, data: Samples, rows: NDArray[np.int64]) -> pd.DataFrame:
+        """p_up, mean_ret, sd_ret, severity and kind of the rows, in their order."""
+        ...
+
+
+class TorchEngine:
+    """The checkpoint as `stages/predict.py` uses it: the same batches, so the same bits."""
+
+    def __init__(self, folder: Path, cfg: Config) -> None:
+        try:
+            require_whole(folder)
+            self._net, self.model_id = checkpoint.load(folder, feature_names(cfg), cfg)
+        except ModelError:
+            raise
+        except InputError as error:
+            raise ModelError(str(error)) from None
+        self.sha256 = fingerprint(folder)
+        self._device, self._samples = training.set_up(cfg.train), cfg.predict.mc_samples
+
+    def predict(self, data: Samples, rows: NDArray[np.int64]) -> pd.DataFrame:
+        return prediction.predict(self._net, data, rows, mc_samples=self._samples, device=self._device)
+
+
+def feature_names(cfg: Config) -> tuple[str, ...]:
+    """Names of session features, as `samples.build` gives them."""
+    extra = samples.CONTRADICTION_FEATURES if cfg.model.use_contradiction else ()
+    return (*samples.technical_features(cfg.model.features), *extra)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of weights and config, one after the other."""
+    content = b"".join((folder / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.CONFIG))
+    return hashlib.sha256(content).hexdigest()
+
+
+def require_whole(folder: Path) -> None:
+    """ModelError unless the files are there and are those that the model card names."""
+    for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.CARD):
+        if not (folder / name).is_file():
+            raise ModelError("no such file", file=folder / name, remedy="run `dvc repro train`, or `dvc checkout`")
+    title = (folder / checkpoint.CARD).read_bytes().splitlines()[:1]
+    model_id = fingerprint(folder)[:12]
+    if not title or not title[0].endswith(f", {model_id}".encode()):
+        raise ModelError(
+            f"weights and config are those of model {model_id}, the model card names another one",
+            file=folder / checkpoint.CARD,
+            rule="a checkpoint is whole, to the bit",
+            remedy="run `dvc checkout`, or train again",
+        )
+
+
+def config_sha256(cfg: Config) -> str:
+    """Of everything in the configuration that a decision depends on."""
+    groups = ("interval", "text", "model", "target", "strategy", "technical", "contradiction", "predict", "live")
+    return hashlib.sha256(repr([(name, _plain(getattr(cfg, name))) for name in groups]).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str) else asdict(value)  # type: ignore[call-overload]

@@ -1,0 +1,464 @@
+"""The loop: poll, judge, extend the tables, predict, decide, write down, send.
+
+What a bar leads to is written in one piece before anything is sent: its fills, a `signal` for each ticker (or a
+`no_signal` with the reason), and a `bar` record that closes it and holds the book. A router that starts again goes on
+after the last `bar` record; what stood after it is decided again, to the same records under the same keys.
+
+A signal is given when nothing is wrong: the bar is whole, possible and in time, its texts are embedded, the ticker is
+not halted, clocks agree, nobody has pulled the kill switch, and the disk takes the record. Tickers without a signal
+keep their positions.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
+from fusion_alpha.live.broker import Book, Broker, Order
+from fusion_alpha.live.clock import Clock, Hours
+from fusion_alpha.live.feed import Bar, Feed, Headline, History, Polled
+from fusion_alpha.live.guards import REFUSED, BarGuard, Finding, SkewGuard
+from fusion_alpha.live.journal import Entry, Journal, JournalError, Record, latched
+from fusion_alpha.live.model import Engine, config_sha256
+from fusion_alpha.live.monitor import Metrics
+from fusion_alpha.live.state import News, State
+from fusion_alpha.live.switch import KillSwitch
+from fusion_alpha.live.texts import Texts
+from fusion_alpha.tables import schema
+from fusion_alpha.trading import decide
+
+log = logging.getLogger(__name__)
+
+OK, BROKEN = 0, 74  # exit status; EX_IOERR of sysexits.h where the journal could not be written
+_TEXT_PATIENCE_S = 10.0  # of the wall's clock, for texts of a bar that is due
+_NO_CHANGE = 1e-9  # of a weight
+
+
+class Stopped(BaseException):
+    """Raised by a signal's handler where the router waits for others."""
+
+
+@dataclass
+class Parts:
+    """What a router is made of."""
+
+    cfg: Config
+    feed: Feed
+    history: History
+    clock: Clock
+    journal: Journal
+    engine: Engine
+    texts: Texts
+    broker: Broker
+    switch: KillSwitch
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What people see of a ticker."""
+
+    close_utc: pd.Timestamp
+    data: dict[str, Any]
+    latency_s: float
+
+
+def resume_point(records: list[Record]) -> tuple[pd.Timestamp | None, Book]:
+    """Close of the last bar that was dealt with, and the book after it."""
+    for record in reversed(records):
+        if record.kind == "bar":
+            return pd.Timestamp(record.data["close_utc"]), Book.restored(record.data["book"])
+    return None, Book()
+
+
+class Router:
+    """One run. tickers: those that get signals; the tables hold all of the history's."""
+
+    def __init__(self, parts: Parts, tickers: list[str], once: bool = False) -> None:
+        self.parts, self.tickers, self.once = parts, tickers, once
+        self.stop = threading.Event()
+        self.waiting = False  # in a call that a signal may interrupt
+        self.rows: dict[str, Row] = {}
+        self.failed: str | None = None  # why the journal cannot be written
+        self.latched = latched(parts.journal.records)
+        self.on_bar: Callable[[], None] = lambda: None
+        self._hours = Hours(parts.cfg)
+        self._guard = BarGuard(parts.cfg.live, self._hours)
+        self._skew = SkewGuard(parts.cfg.live)
+        self._key = (parts.engine.sha256[:16], config_sha256(parts.cfg)[:16])
+        self._last, _ = resume_point(parts.journal.records)
+        self._groups: dict[pd.Timestamp, dict[str, Bar]] = {}
+        self._arrived: dict[pd.Timestamp, float] = {}  # when a group's first bar came, monotonic
+        self._arriving: list[News] = []
+        self._failures = 0
+        self._said: dict[str, str] = {}
+        self._done = False
+
+    def run(self) -> int:
+        """Until the feed ends, `stop` is set, or with `once` a bar is dealt with; returns the exit status."""
+        try:
+            with self._interruptible():
+                self._start()
+            while not (self.stop.is_set() or self._done):
+                now = self.parts.clock.now()
+                with self._interruptible():
+                    polled = self.parts.feed.poll(now)
+                self._take(polled, self.parts.clock.now())
+                self._settle_texts()
+                self._due()
+                self._watch(self.parts.clock.now())
+                self._pause()
+        except Stopped:
+            log.info("stopping")
+        self._write(Entry("stop", {"reason": "signal" if self.stop.is_set() else "done"}))
+        return OK if self.failed is None else BROKEN
+
+    def interrupt(self) -> None:
+        """For handlers of signals: stop soon, at once where the router waits for others."""
+        self.stop.set()
+        if self.waiting:
+            raise Stopped
+
+    def health(self) -> dict[str, Any]:
+        """What /health says."""
+        ok = self.failed is None and self.latched is None and self._failures < self.parts.cfg.live.breaker_failures
+        return {
+            "ok": ok,
+            "journal": self.failed or "ok",
+            "killed": self.latched,
+            "feed_failures": self._failures,
+            "clock_skew_s": self._skew.skew_s,
+            "last_bar_utc": None if self._last is None else self._last.isoformat(),
+            "simulated": self.parts.feed.simulated,
+        }
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        self.waiting = True
+        try:
+            if self.stop.is_set():
+                raise Stopped
+            yield
+        finally:
+            self.waiting = False
+
+    def _start(self) -> None:
+        parts = self.parts
+        missing = sorted(set(self.tickers) - set(parts.history.prices["ticker"]))
+        if missing:
+            known = ", ".join(sorted(set(parts.history.prices["ticker"])))
+            raise InputError(f"no history of {', '.join(missing)}", rule=f"tickers with history: {known}")
+        history, polled = self._caught_up()
+        parts.texts.load(history.news["text"])
+        self._state = State(history, parts.texts.vectors, parts.cfg)
+        end = history.prices["bar_close_utc"].max()
+        self._last = end if self._last is None else max(self._last, end)
+        start = {
+            "tickers": self.tickers,
+            "interval": parts.cfg.interval,
+            "feed": parts.feed.name,
+            "simulated": parts.feed.simulated,
+            "model_id": parts.engine.model_id,
+            "model_sha256": parts.engine.sha256,
+            "config_sha256": config_sha256(parts.cfg),
+            "after_utc": self._last.isoformat(),
+        }
+        self._write(Entry("start", start))
+        if self.latched:
+            log.error("the kill switch is latched (%s); no signals until --release", self.latched)
+        self._report_latch()
+        self._tell_feed()
+        self._take(polled, parts.clock.now())
+
+    def _caught_up(self) -> tuple[History, Polled]:
+        """History with what the feed has of the time before the resume point, and the rest of its answer."""
+        parts, now = self.parts, self.parts.clock.now()
+        self._guard.learn(parts.history.prices)
+        self._tell_feed()
+        polled = parts.feed.poll(now)
+        if self._last is None:
+            return parts.history, polled
+        good = (Finding.GOOD, Finding.LATE)
+        old = [bar for bar in polled.bars if bar.close_utc <= self._last]
+        bars = [bar for bar in old if self._guard.judge(bar, now).finding in good]
+        known = self._cutoff(self._last)
+        items = [item for item in polled.headlines if item.published_utc < known]
+        rest = Polled(
+            [bar for bar in polled.bars if bar.close_utc > self._last],
+            [item for item in polled.headlines if item.published_utc >= known],
+            polled.problems,
+            polled.server_utc,
+            polled.received_utc,
+        )
+        return History(self._with_bars(bars), self._with_items(items)), rest
+
+    def _with_bars(self, bars: list[Bar]) -> pd.DataFrame:
+        prices = self.parts.history.prices
+        rows = pd.DataFrame([vars(bar) for bar in bars], columns=[*Bar.__dataclass_fields__])
+        rows = rows.rename(columns={"close_utc": "bar_close_utc"})
+        rows["session"] = [self._hours.session(close) for close in rows["bar_close_utc"]]
+        rows = rows[list(prices)].astype(prices.dtypes.to_dict())
+        return pd.concat([prices, rows]).sort_values(["ticker", "bar_close_utc"], ignore_index=True)
+
+    def _with_items(self, items: list[Headline]) -> pd.DataFrame:
+        news = self.parts.history.news
+        rows = []
+        for item in items:
+            news_id, text, _ = self.parts.texts.take(item)
+            known = {"news_id": news_id, "ticker": item.ticker, "published_utc": item.published_utc, "text": text}
+            rows.append(known | {"source": self.parts.feed.name, "is_repost": item.is_repost})
+        made = pd.DataFrame(rows, columns=list(schema("news").columns)).astype(news.dtypes.to_dict())
+        return (
+            pd.concat([news, made])
+            .drop_duplicates(["ticker", "news_id"])
+            .sort_values(["ticker", "news_id"], ignore_index=True)
+        )
+
+    def _take(self, polled: Polled, now: pd.Timestamp) -> None:
+        self._note_problems(polled)
+        verdict = self._skew.judge(polled.server_utc, polled.received_utc)
+        self.parts.metrics.skew.set(self._skew.skew_s)
+        self._say("clock", verdict, {"skew_s": self._skew.skew_s}, quiet="ok")
+        for item in polled.headlines:
+            if item.ticker in self._state.tickers:
+                news_id, _, name = self.parts.texts.take(item)
+                self._arriving.append(News(item.ticker, news_id, item.published_utc, name, item.is_repost))
+        for bar in polled.bars:
+            self._judge(bar, now)
+        if polled.bars:
+            self._tell_feed()
+
+    def _judge(self, bar: Bar, now: pd.Timestamp) -> None:
+        verdict = self._guard.judge(bar, now)
+        self.parts.metrics.bars.labels(verdict.finding).inc()
+        numbers = {name: value for name, value in asdict(bar).items() if name not in ("ticker", "close_utc")}
+        about = {"ticker": bar.ticker, "close_utc": bar.close_utc.isoformat()}
+        key = (verdict.finding.value, bar.ticker, bar.close_utc.isoformat())
+        if verdict.finding in REFUSED:
+            shown = {name: value if np.isfinite(value) else str(value) for name, value in numbers.items()}
+            self._write(Entry("reject", about | {"finding": verdict.finding, "rule": verdict.rule, "bar": shown}, key))
+        elif verdict.finding is Finding.REVISED:
+            self._write(Entry("revised", about | {"bar": numbers}, (*key, repr(sorted(numbers.items())))))
+        elif verdict.finding in (Finding.GOOD, Finding.LATE):
+            self._groups.setdefault(bar.close_utc, {})[bar.ticker] = bar
+            self._arrived.setdefault(bar.close_utc, time.monotonic())
+
+    def _note_problems(self, polled: Polled) -> None:
+        for problem in polled.problems:
+            self.parts.metrics.problems.labels(problem.kind).inc()
+        failed = bool(polled.problems) and not polled.bars
+        self._failures = self._failures + 1 if failed else 0
+        state = "degraded" if polled.problems else "ok"
+        state = "down" if self._failures >= self.parts.cfg.live.breaker_failures else state
+        self.parts.metrics.feed_is(state)
+        worst = polled.problems[0] if polled.problems else None
+        detail = {} if worst is None else {"kind": worst.kind, "detail": worst.detail, "sha256": worst.quarantined}
+        self._say("feed", state if worst is None else f"{state}: {worst.kind}", detail, quiet="ok")
+
+    def _settle_texts(self) -> None:
+        """Hand embedded items to the tables."""
+        missing = set(self.parts.texts.missing({item.text_hash for item in self._arriving}))
+        ready = [item for item in self._arriving if item.text_hash not in missing]
+        self._arriving = [item for item in self._arriving if item.text_hash in missing]
+        self.parts.metrics.queue.set(self.parts.texts.queued)
+        for item in ready:
+            close = self._state.add_news(item)
+            if close is not None:
+                about = {"ticker": item.ticker, "news_id": item.news_id, "close_utc": close.isoformat()}
+                self._write(Entry("late_news", about, ("late_news", item.ticker, item.news_id)))
+
+    def _tell_feed(self) -> None:
+        closes = {ticker: self._guard.last_close(ticker) for ticker in self.tickers}
+        self.parts.feed.seen({ticker: close for ticker, close in closes.items() if close is not None})
+
+    def _due(self) -> None:
+        """Deal with the bars that are complete, or whose time of grace is over, oldest first."""
+        live = self.parts.cfg.live
+        for close in sorted(self._groups):
+            grace = close + pd.Timedelta(seconds=live.settle_s + live.grace_s)
+            complete = set(self._state.tickers) <= set(self._groups[close])
+            if not complete and self.parts.clock.now() < grace:
+                return
+            self._deal(close, self._groups.pop(close))
+            if self._done:
+                return
+
+    def _deal(self, close: pd.Timestamp, bars: dict[str, Bar]) -> None:
+        assert self._last is not None
+        if self.failed is not None:
+            return
+        parts, began = self.parts, self._arrived.pop(close)
+        waited = self._texts_of(close)
+        with parts.metrics.latency.labels("features").time():
+            self._state.add(close, list(bars.values()))
+        if close <= self._last:
+            ended = close.isoformat()
+            self._write(
+                *(Entry("late", {"ticker": name, "close_utc": ended}, ("late", name, ended)) for name in sorted(bars))
+            )
+            return
+        filled = parts.broker.bar(self._hours.open_of(close), self._state.quotes(close))
+        entries = [] if filled is None else [Entry("fill", filled, ("fill", filled["opens_utc"], *self._key))]
+        parts.metrics.equity.set(parts.broker.equity())
+        decided, fill = self._state.clock(close)
+        reasons = {name: self._why_not(name, close, bars, waited) for name in self.tickers}
+        said, order = self._decision(close, decided, fill, [name for name in self.tickers if reasons[name] is None])
+        self._emit(close, reasons, entries, said, order, began)
+        self._last = close
+        self._done = self.once
+        self.on_bar()
+
+    def _texts_of(self, close: pd.Timestamp) -> bool:
+        """Are the texts of the bar in the tables, after some patience?"""
+        names = [item.text_hash for item in self._arriving if item.published_utc < self._cutoff(close)]
+        if names:
+            with self._interruptible(), self.parts.metrics.latency.labels("texts").time():
+                self.parts.texts.wait(names, _TEXT_PATIENCE_S)
+            self._settle_texts()
+        return not any(item.published_utc < self._cutoff(close) for item in self._arriving)
+
+    def _cutoff(self, close: pd.Timestamp) -> pd.Timestamp:
+        return close - pd.Timedelta(seconds=self.parts.cfg.target.news_delay_s)
+
+    def _why_not(self, ticker: str, close: pd.Timestamp, bars: dict[str, Bar], texts: bool) -> str | None:
+        if ticker not in bars:
+            return "no bar"
+        if self._guard.halted(ticker):
+            return "halted: waiting for good bars"
+        return None if texts else "texts are not embedded"
+
+    def _blocked(self, close: pd.Timestamp) -> str | None:
+        """What forbids every signal of the bar now."""
+        pulled = self.parts.switch.pulled()
+        if pulled is not None and self.latched is None:
+            self._write(Entry("latch", {"reason": pulled}))
+            self.latched = pulled
+            log.error("kill switch: %s", pulled)
+        self._report_latch()
+        if self.latched is not None:
+            return f"killed: {self.latched}"
+        if self._skew.judge(None, None) == "halt":
+            return f"clock skew of {self._skew.skew_s:.1f} s"
+        if self.parts.clock.now() > self._guard.deadline(close):
+            return "STALE"
+        return None
+
+    def _decision(
+        self, close: pd.Timestamp, decided: pd.Timestamp, fill: pd.Timestamp, tickers: list[str]
+    ) -> tuple[dict[str, dict[str, Any]], Order | None]:
+        """What is said of each ticker that can be predicted, and the order that follows."""
+        metrics = self.parts.metrics.latency
+        with metrics.labels("samples").time():
+            data, rows = self._state.samples(close, tickers)
+        if not len(rows):
+            return {}, None
+        with metrics.labels("predict").time():
+            found = self.parts.engine.predict(data, rows)
+        names = data.rows["ticker"].iloc[rows].tolist()
+        found = found.assign(ticker=names, decided_utc=decided)
+        with metrics.labels("decide").time():
+            held = self.parts.broker.held()
+            held = held[held.index.isin(names)]
+            weights = decide(found, self.parts.cfg, held=held)
+        said = {}
+        for row in found.to_dict("records"):
+            name = str(row.pop("ticker"))
+            before, weight = float(held.get(name, 0.0)), float(weights[name])
+            change = weight - before
+            action = "hold" if abs(change) < _NO_CHANGE else "buy" if change > 0 else "sell"
+            told = {str(column): value for column, value in row.items()}
+            said[name] = told | {"decided_utc": decided.isoformat(), "held": before, "weight": weight, "action": action}
+        order = Order(decided.isoformat(), fill.isoformat(), {name: float(weights[name]) for name in names})
+        return said, order
+
+    def _emit(
+        self,
+        close: pd.Timestamp,
+        reasons: dict[str, str | None],
+        entries: list[Entry],
+        said: dict[str, dict[str, Any]],
+        order: Order | None,
+        began: float,
+    ) -> None:
+        """Write the bar down, then send. Checked last, so that nothing that happened meanwhile is missed."""
+        blocked = self._blocked(close)
+        latency = time.monotonic() - began
+        timing = {"at_utc": pd.Timestamp.now("UTC").isoformat(), "latency_s": round(latency, 6)}
+        for name in self.tickers:
+            about = {"ticker": name, "close_utc": close.isoformat()}
+            key = (name, close.isoformat(), *self._key)
+            reason = reasons[name] or blocked or (None if name in said else "warm-up")
+            kind = "stale" if reason == "STALE" else "signal" if reason is None else "no_signal"
+            data = said[name] if reason is None else {"reason": reason}
+            if name in reasons and reasons[name] != "no bar":
+                data = data | self._state.row(name, close)
+            entries.append(Entry(kind, about | data, key, timing))
+            self.rows[name] = Row(close, data, latency)
+        order = None if blocked else order
+        book = self.parts.broker.book.saved()
+        book["orders"] += [] if order is None else [asdict(order)]
+        state = {"close_utc": close.isoformat(), "equity": self.parts.broker.equity(), "book": book}
+        entries.append(Entry("bar", state, ("bar", close.isoformat(), *self._key)))
+        self._write(*entries)
+        if order is not None and self.failed is None:
+            self.parts.broker.send(order)
+        self.parts.metrics.latency.labels("bar_to_journal").observe(time.monotonic() - began)
+
+    def _watch(self, now: pd.Timestamp) -> None:
+        """Say of each ticker whose bars stay away that it is stale, once, and whether others still trade."""
+        live, minutes = self.parts.cfg.live, self.parts.cfg.bar_minutes
+        closes = {name: self._guard.last_close(name) for name in self.tickers}
+        newest = max(close for close in closes.values() if close is not None)
+        for name, close in closes.items():
+            assert close is not None  # every ticker has history
+            overdue = (now - self._hours.next_close(close)).total_seconds()
+            if overdue <= live.stale_s - 60 * (minutes or 0):
+                continue
+            silent = self._hours.bars_between(close, newest) >= live.silent_bars
+            data = {"ticker": name, "close_utc": close.isoformat(), "reason": "HALTED?" if silent else "STALE"}
+            self._write(Entry("stale", data, ("stale", name, close.isoformat(), data["reason"])))
+
+    def _say(self, kind: str, state: str, data: dict[str, Any], quiet: str) -> None:
+        """A record where a state changes; none for a start in the quiet one."""
+        if self._said.get(kind, quiet) != state:
+            log.log(logging.INFO if state == quiet else logging.WARNING, "%s: %s %s", kind, state, data or "")
+            self._write(Entry(kind, {"state": state}, timing=data))
+        self._said[kind] = state
+
+    def _report_latch(self) -> None:
+        self.parts.metrics.killed.set(self.latched is not None)
+
+    def _write(self, *entries: Entry) -> None:
+        if self.failed is not None:
+            return
+        try:
+            with self.parts.metrics.latency.labels("journal").time():
+                records = self.parts.journal.append(*entries)
+        except JournalError as error:
+            self.failed = str(error)
+            log.error("the journal cannot be written (%s); nothing is sent from here on", error)
+            return
+        for record in records:
+            self.parts.metrics.records.labels(record.kind).inc()
+
+    def _pause(self) -> None:
+        """Wait for the next bar, in steps that leave room for headlines, signals and the kill switch."""
+        clock, live = self.parts.clock, self.parts.cfg.live
+        now = clock.now()
+        if self.parts.feed.ended(now) and not self._groups:
+            self._done = True
+        if self._done:
+            return
+        settle = pd.Timedelta(seconds=live.settle_s)
+        times = [self._hours.next_close(now - settle) + settle]
+        times += [close + settle + pd.Timedelta(seconds=live.grace_s) for close in self._groups]
+        seconds = max((min(times) - now).total_seconds(), 0.001)
+        clock.wait(min(seconds, clock.longest_s), self.stop)

@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""Route bars and headlines to signals, each one checked, decided by the trained model and written to a journal.
+
+    python live_router.py                                     the laboratory (SIMULATED), a bar every few seconds
+    python live_router.py --tickers TSLA AAPL --once          one bar, then the end
+    python live_router.py --feed replay --from 2019-11-01 --to 2019-11-29 --speed max
+    python live_router.py --feed http --url http://127.0.0.1:8000/feed --metrics-port 9100 --kill-file kill
+
+It trades on paper only. The model is the one of `dvc repro` (or of `run_pipeline.py --interval 1m` for one-minute bars)
+with the parameters in params.yaml; a model of another interval, or one that is damaged, ends it with status 78.
+SIGTERM and Ctrl-C stop it cleanly, SIGUSR1 pulls the kill switch. docs/live.md has the rest.
+"""
+
+import argparse
+import math
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+
+from fusion_alpha import checkpoint, config, stage
+from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
+
+USAGE, BAD_MODEL = 2, 78  # exit status; EX_CONFIG of sysexits.h
+FEEDS = ("lab", "replay", "csv", "http")
+BAR_SECONDS = 5.0  # of the wall's clock for a bar, where a simulated market has no --speed
+
+
+def parser() -> argparse.ArgumentParser:
+    new = argparse.ArgumentParser(
+        prog="live_router.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    new.add_argument("--tickers", nargs="+", metavar="SYMBOL", help="tickers to signal (default: all with history)")
+    new.add_argument("--interval", metavar="BAR", help="1d or minutes as 1m (default: that of params.yaml)")
+    new.add_argument("--feed", choices=FEEDS, default="lab", help="where bars come from (default: lab, SIMULATED)")
+    new.add_argument("--from", dest="first", metavar="YYYY-MM-DD", help="first session of a replay")
+    new.add_argument("--to", dest="last", metavar="YYYY-MM-DD", help="last session of a replay")
+    new.add_argument("--url", help="server of --feed http; fusion_alpha/live/http_feed.py has its protocol")
+    new.add_argument("--speed", type=speed, metavar="X", help="of lab and replay: times as fast as the wall, or max")
+    new.add_argument("--log", type=Path, default=Path("live.log"), help="journal, and what a restart goes on from")
+    new.add_argument("--once", action="store_true", help="end after one bar")
+    new.add_argument("--dry-run", action="store_true", help="decide and write down, trade nothing, not even on paper")
+    new.add_argument("--metrics-port", type=int, metavar="N", help="serve /metrics and /health on 127.0.0.1")
+    new.add_argument("--kill-file", type=Path, metavar="FILE", help="no signals from the moment it exists")
+    new.add_argument("--release", metavar="REASON", help="release a latched kill switch, and say why")
+    new.add_argument("--model", type=Path, default=checkpoint.FOLDER, help=f"checkpoint (default: {checkpoint.FOLDER})")
+    new.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other parameters than params.yaml's")
+    return new
+
+
+def speed(text: str) -> float:
+    value = math.inf if text == "max" else float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("a positive number, or max")
+    return value
+
+
+def checked(arguments: argparse.Namespace) -> Config:
+    """The configuration; InputError for options that do not go together."""
+    simulated = arguments.feed in ("lab", "replay")
+    if arguments.speed and not simulated:
+        raise InputError(f"--speed with --feed {arguments.feed}", rule="only lab and replay have a clock of their own")
+    if (arguments.feed == "replay") != bool(arguments.first) or (arguments.last and not arguments.first):
+        raise InputError("--from and --to", rule="--feed replay needs --from; other feeds have neither")
+    if (arguments.feed == "http") != bool(arguments.url):
+        raise InputError("--url", rule="--feed http needs it; other feeds have none")
+    cfg = config.load(arguments.set + ([f"interval={arguments.interval}"] if arguments.interval else []))
+    if cfg.target.name != "next_open":
+        raise InputError(f"parameter target.name = {cfg.target.name!r}", rule="what is traded is target=next_open")
+    return cfg
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    log = stage.set_up("live_router")
+    try:
+        cfg = checked(arguments)
+        from fusion_alpha.live.model import ModelError, TorchEngine
+
+        try:
+            engine = TorchEngine(arguments.model, cfg)
+        except ModelError as error:
+            stage.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            return BAD_MODEL
+        log.info("model %s, %s bars", engine.model_id, cfg.interval)
+        return route(arguments, cfg, engine)
+    except InputError as error:
+        stage.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return USAGE
+
+
+def route(arguments: argparse.Namespace, cfg: Config, engine: object) -> int:
+    from fusion_alpha.live import broker, feed, router
+    from fusion_alpha.live.clock import SimulatedClock, SteppedClock, WallClock
+    from fusion_alpha.live.display import Display
+    from fusion_alpha.live.guards import Quarantine
+    from fusion_alpha.live.http_feed import HttpFeed
+    from fusion_alpha.live.journal import Entry, Journal
+    from fusion_alpha.live.monitor import Metrics, Monitor
+    from fusion_alpha.live.switch import KillSwitch
+    from fusion_alpha.live.texts import Texts
+
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(arguments.log))
+        if arguments.release:
+            journal.records += journal.append(Entry("release", {"reason": arguments.release}))
+        last, book = router.resume_point(journal.records)
+        if arguments.feed == "lab":
+            history, source = feed.laboratory(cfg)
+        elif arguments.feed == "replay":
+            history, source = feed.replay(cfg, arguments.first, arguments.last)
+        else:
+            history = feed.recorded(cfg)
+        tickers = sorted({name.upper() for name in arguments.tickers or history.prices["ticker"]})
+        if arguments.feed == "csv":
+            source = feed.FolderFeed(cfg)
+        elif arguments.feed == "http":
+            quarantine = Quarantine(arguments.log.with_suffix(".quarantine"))
+            asked = sorted(history.prices["ticker"].unique())
+            source = HttpFeed(arguments.url, asked, cfg.interval, cfg.live, quarantine)
+        end = history.prices["bar_close_utc"].max()
+        start = end if last is None else max(end, last)
+        if arguments.feed in ("csv", "http"):
+            clock = WallClock()
+        elif arguments.speed == math.inf or (arguments.once and arguments.speed is None):
+            clock = SteppedClock(start + pd.Timedelta(seconds=cfg.live.settle_s))
+        else:
+            bar_s = 60.0 * (cfg.bar_minutes or 24 * 60)
+            clock = SimulatedClock(start, arguments.speed or bar_s / BAR_SECONDS)
+        texts = stack.enter_context(Texts(cfg))
+        trader = broker.DryRun() if arguments.dry_run else broker.PaperBroker(cfg, book)
+        switch, metrics = KillSwitch(arguments.kill_file), Metrics()
+        parts = router.Parts(cfg, source, history, clock, journal, engine, texts, trader, switch, metrics)
+        running = router.Router(parts, tickers, once=arguments.once)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: running.interrupt())
+        signal.signal(signal.SIGUSR1, lambda *_: switch.pull())
+        if arguments.metrics_port is not None:
+            monitor = stack.enter_context(Monitor(arguments.metrics_port, metrics, running.health))
+            stage.console.print(f"metrics and health on http://127.0.0.1:{monitor.port}", highlight=False)
+        stack.enter_context(Display(running))
+        return running.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

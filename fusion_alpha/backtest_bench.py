@@ -222,7 +222,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row["versions"] = f"{machine['versions']}; vectorbt {vectorbt.__version__}"
         if chosen.output != "none":
             append(row, Path(chosen.output))
-    except (InputError, ImportError) as error:
+    except ImportError as error:
+        console.print(f"{error}\n  remedy: make extra NAME=peers", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except InputError as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 2
     sys.stdout.write("".join(f"{name:24}{row[name]}\n" for name in COLUMNS))

@@ -582,8 +582,10 @@ class CanariesConfig:
         for name in ("first_session", "last_session"):
             value = getattr(self, name)
             _require(is_date(value), f"canaries.{name}", value, "a date as YYYY-MM-DD")
-        for name in ("random_cuts", "cuts_of_a_kind", "forecast_cuts", "start_sessions", "fold_sessions"):
+        for name in ("random_cuts", "forecast_cuts", "start_sessions", "fold_sessions"):
             _require(getattr(self, name) >= 1, f"canaries.{name}", getattr(self, name), "at least 1")
+        kinds = self.cuts_of_a_kind
+        _require(kinds >= 2, "canaries.cuts_of_a_kind", kinds, "at least 2: leaks show in warm-ups, or only after them")
         learn, least = self.learn_sessions, self.fold_sessions + 62
         _require(learn >= least, "canaries.learn_sessions", learn, f"at least {least}: a warm-up and a fold to stop on")
         _require(self.shuffles >= 2, "canaries.shuffles", self.shuffles, "at least 2")

@@ -14,7 +14,7 @@ from fusion_alpha.canaries import attacks, layers, market, mutants, start_shift,
 from fusion_alpha.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-CUTS = {cut.kind: cut for cut in market.cuts(market.configuration(small()))}
+CUTS = {cut.kind: cut for cut in reversed(market.cuts(market.configuration(small())))}  # the first of each kind
 
 
 @pytest.fixture(scope="module")

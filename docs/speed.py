@@ -97,6 +97,39 @@ def cards() -> Table:
     return Table(rows, head, right=range(1, len(head)))
 
 
+def texts() -> Table:
+    """Texts a second of plain transformers and of the text encoders: of each machine and kind the last run."""
+    path = results.METRICS / "text_bench.csv"
+    head = ["texts", "threads", "encoder", "texts/s", "x plain", "labels as plain", "least cosine"]
+    if not path.exists():
+        return Table([[NOT_MEASURED, *[NOTHING] * (len(head) - 1)]], head, right=range(1, len(head)))
+    found = pd.read_csv(path, dtype={"commit": str})
+    found = found.drop_duplicates(["device", "texts", "threads", "provider", "precision"], keep="last")
+    rows = [
+        [
+            f"{row.texts} ({row.tokens_mean:g} tokens)",
+            row.threads,
+            f"`{row.provider}` {row.precision}",
+            f"{row.p50_texts_per_s:,.4g}",
+            f"{row.x_plain:.3g}",
+            NOTHING if pd.isna(row.agreement) else f"{row.agreement:.1%}",
+            f"{row.cosine_least:.4f}",
+        ]
+        for row in found.itertuples()
+    ]
+    return Table(rows, head, right=range(3, len(head)))
+
+
+def text_machine() -> str:
+    """Where and under which load the last rows of `texts` were measured, in words."""
+    path = results.METRICS / "text_bench.csv"
+    if not path.exists():
+        return NOT_MEASURED
+    row = pd.read_csv(path, dtype={"commit": str}).iloc[-1]
+    name = row["device"].removeprefix("cpu ")
+    return f"{name} ({row['versions']}; {row['date']}, commit {row['commit']}, load {row['load']:g} when it began)"
+
+
 def machines(kind: str) -> str:
     """The devices of a kind with the versions and the date of their last rows, in words."""
     found = latest(kind)

@@ -26,7 +26,7 @@ USER 10001
 WORKDIR /app
 # READY is empty because the environment is part of the image: make installs nothing here.
 ENV PATH=/opt/venv/bin:$PATH VENV=/opt/venv READY="" PYTHONUNBUFFERED=1 \
-    DVC_NO_ANALYTICS=true MLFLOW_DISABLE_TELEMETRY=true HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
+    DVC_NO_ANALYTICS=true MLFLOW_DISABLE_TELEMETRY=true HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 ORT_DISABLE_TELEMETRY=1
 
 # The lock alone decides these layers, so that a change of code does not install everything again.
 COPY --chown=quant requirements.txt pyproject.toml Makefile ./

@@ -14,15 +14,6 @@ from rich.logging import RichHandler
 from fusion_alpha.config import Config, load
 from fusion_alpha.errors import InputError
 
-# Nothing that we ship calls home; a library that tries would stall where there is no network.
-QUIET = {
-    "DVC_NO_ANALYTICS": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
 # Of processes that train together, rank 0 speaks.
 _RANK = int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 _PATIENCE_S = 20.0  # after which another one says what rank 0 did not
@@ -37,8 +28,7 @@ def root() -> Path:
 
 
 def set_up(name: str) -> logging.Logger:
-    """Quiet the libraries, send the log to the terminal's error stream; returns the logger `name`."""
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    """Send the log to the terminal's error stream; returns the logger `name`."""
     handler = RichHandler(console=console, show_path=False, show_level=True, omit_repeated_times=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
     for ours in ("fusion_alpha", "stages", "__main__"):  # a stage's module is __main__ when it runs

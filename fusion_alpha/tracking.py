@@ -213,7 +213,6 @@ def prepare() -> str:
 
     Raises InputError where the file is damaged, or of another version of MLflow.
     """
-    os.environ.update({key: value for key, value in stage.QUIET.items() if key not in os.environ})
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 

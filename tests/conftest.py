@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fusion_alpha.stage import QUIET
+from fusion_alpha import QUIET
 from kernels import cuda
 
 ROOT = Path(__file__).parents[1]

@@ -173,7 +173,7 @@ def caught_by(whole: Workspace, name: str) -> list[str]:
             answer = start_shift.at_session(mutated, day, mutant.stages)
             if start_shift.not_live_eligible({day: answer}):
                 caught.append(f"start_shift/{day}")
-        if mutant.clock and timestamps.wrong(whole.cfg):
+        if mutant.clock and (timestamps.golden(whole.cfg) or timestamps.wrong(whole.cfg)):  # the quick ones first
             caught.append("timestamps")
     return caught
 

@@ -178,6 +178,7 @@ def _graph(module: torch.nn.Module) -> onnx.ModelProto:
             output_names=["vectors", "class_logits"],
             verbose=False,
         )
+    assert program is not None
     model = program.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]

@@ -13,6 +13,7 @@ arXiv:2211.10438, eq. 4 with alpha = 0.5]. Attention itself, normalisation and t
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -108,7 +109,7 @@ class _Builder:
             self._scales[name] = whole, scale
         return self._scales[name]
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 

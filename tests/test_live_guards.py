@@ -135,3 +135,17 @@ def test_days_have_one_bar_and_their_signals_hold_until_the_next_open():
     assert BarGuard(cfg.live, hours).deadline(close) == pd.Timestamp("2019-11-29T14:30Z")
     assert hours.fill(close + pd.Timedelta(seconds=60)) == pd.Timestamp("2019-11-29T14:30Z")
     assert hours.open_of(close) == pd.Timestamp("2019-11-27T14:30Z")
+
+
+def test_a_bar_without_an_adjusted_close_keeps_the_factor_of_the_one_before(guard):
+    judge(guard, bar(41, 50.0, adj_close=100.0))
+    kept = guard.adjusted(bar(42, 50.2, adj_close=None))
+    assert kept.adj_close == pytest.approx(100.4)
+    assert judge(guard, kept).finding == Finding.GOOD
+    assert guard.adjusted(bar(43)) == bar(43)
+
+
+def test_the_calendar_counts_over_years():
+    hours = Hours(config.load())
+    assert hours.bars_between(pd.Timestamp("2015-01-02T21:00Z"), pd.Timestamp("2019-12-31T21:00Z")) == 1257
+    assert hours.bars_between(pd.Timestamp("2016-01-04T21:00Z"), pd.Timestamp("2016-01-05T21:00Z")) == 1

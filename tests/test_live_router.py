@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -158,6 +159,40 @@ def test_a_router_cut_off_anywhere_and_started_again_writes_the_same_records(wor
         path.write_bytes(content[:length])
         route(world, engine, path)
         assert said_by(path) == expected, length
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_router_killed_at_any_time_ends_with_the_records_of_an_uninterrupted_run(
+    kills, world, engine, whole, tmp_path
+):
+    """SIGKILL, which nothing can catch, at random moments of runs over the same bars, most after some records."""
+    rng, expected, done, places = np.random.default_rng(kills), said_by(whole), 0, set[int]()
+    path = tmp_path / "live.log"
+    while done < kills:
+        process = os.fork()
+        if not process:
+            status = 1
+            try:
+                status = route(world, engine, path).status
+            finally:
+                os._exit(status)
+        size = path.stat().st_size if path.exists() else 0
+        enough = size + rng.uniform(0, 0.6) * whole.stat().st_size
+        while not os.waitpid(process, os.WNOHANG)[0]:
+            if path.exists() and path.stat().st_size >= enough:
+                time.sleep(rng.uniform(0, 0.1))
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                done += 1
+                places.add(len(read(path)))
+                break
+            time.sleep(0.002)
+        else:  # it came to its end
+            assert said_by(path) == expected
+            path.unlink()
+    route(world, engine, path)
+    assert said_by(path) == expected
+    assert len(places) > 1
 
 
 def test_a_second_run_over_the_same_bars_adds_nothing(world, engine, whole, tmp_path):
@@ -434,3 +469,25 @@ def test_a_latched_switch_is_released_by_a_record(world, engine, tmp_path):
     assert route(world, engine, path, once=True).latched is None
     assert json.loads(path.read_bytes().splitlines()[0])["data"] == {"reason": "test"}
     assert Polled().problems == []
+
+
+def test_bars_after_a_hole_in_the_history_give_no_signal(world, engine, tmp_path):
+    """A year between the pipeline's last bar and the feed's first one."""
+    cfg, history, rest, folder = world
+    year = pd.Timedelta(days=364)
+    closes = sorted(history.prices["bar_close_utc"].unique())
+    prices = history.prices[history.prices["bar_close_utc"] <= closes[-40]]
+    news = history.news[history.news["published_utc"] < closes[-40]]
+    moved = History(
+        prices.assign(bar_close_utc=prices["bar_close_utc"] - year, session=prices["session"] - year), news.iloc[:0]
+    )
+    on_calendar = prices["bar_close_utc"].isin(closes)
+    assert on_calendar.all()
+    hours = router.Hours(cfg)
+    real = moved.prices["bar_close_utc"].map(hours.is_close)
+    moved = History(moved.prices[real].reset_index(drop=True), moved.news)
+    path = tmp_path / "live.log"
+    route((cfg, moved, rest, folder), engine, path)
+    reasons = {data["reason"] for _, _, data in said_by(path, "no_signal", "stale") if "gap" in data["reason"]}
+    assert reasons == {"gap: most of its recent bars are missing"}
+    assert said_by(path, "signal") == []

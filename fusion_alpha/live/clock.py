@@ -137,9 +137,8 @@ class Hours:
         day = time.tz_localize(None).normalize()
         if self._first <= day - _MARGIN and day + _MARGIN <= self._last:
             return
-        known = self._first != self._last
         first, last = day - _SPAN, day + _SPAN
-        if known and first <= self._last and self._first <= last:
+        if self._first != self._last:  # never less than before: two instants may be asked for in turn
             first, last = min(first, self._first), max(last, self._last)
         table = sessions.bars(self._exchange, first, last, self._minutes)
         self._opens, self._closes = (pd.DatetimeIndex(table[f"bar_{edge}_utc"]) for edge in ("open", "close"))

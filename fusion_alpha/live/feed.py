@@ -21,7 +21,10 @@ QUOTES = ("open", "high", "low", "close", "adj_close", "volume")
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar as a feed gives it, nothing checked; prices as quoted, adj_close with ratios that carry the actions."""
+    """A bar as a feed gives it, nothing checked; prices as quoted.
+
+    Ratios of adj_close carry splits and dividends; None says that there were none since the bar before.
+    """
 
     ticker: str
     close_utc: pd.Timestamp
@@ -29,7 +32,7 @@ class Bar:
     high: float
     low: float
     close: float
-    adj_close: float
+    adj_close: float | None
     volume: float
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class _Ticker:
     known: dict[pd.Timestamp, tuple[float, ...]] = field(default_factory=dict)
     last_close: pd.Timestamp | None = None
     last_price: float | None = None  # adjusted
+    factor: float = 1.0  # adjusted over quoted price of the latest good bar
     clean: int | None = None  # good bars since the halt; None = not halted
 
 
@@ -78,11 +79,18 @@ class BarGuard:
             ticker = self._ticker(str(name))
             ticker.returns.extend(np.diff(np.log(adjusted)).tolist())
             ticker.last_close, ticker.last_price = tail["bar_close_utc"].iloc[-1], float(adjusted[-1])
-            quotes = tail[list(QUOTES)].to_numpy("float64").tolist()
-            ticker.known |= dict(zip(tail["bar_close_utc"], map(tuple, quotes), strict=True))
+            quotes = rows[list(QUOTES)].to_numpy("float64").tolist()
+            ticker.known |= dict(zip(rows["bar_close_utc"], map(tuple, quotes), strict=True))
+            ticker.factor = float(adjusted[-1] / tail["close"].iloc[-1])
+
+    def adjusted(self, bar: Bar) -> Bar:
+        """The bar with an adj_close: where it has none, by the factor of the ticker's latest good bar."""
+        if bar.adj_close is not None:
+            return bar
+        return replace(bar, adj_close=bar.close * self._ticker(bar.ticker).factor)
 
     def judge(self, bar: Bar, now: pd.Timestamp) -> Verdict:
-        """What the bar is at `now`; a good one counts as seen from here on."""
+        """What the bar, which has an adj_close, is at `now`; a good one counts as seen from here on."""
         ticker = self._ticker(bar.ticker)
         values = tuple(float(getattr(bar, name)) for name in QUOTES)
         if bar.close_utc > now - pd.Timedelta(seconds=self._settings.settle_s):
@@ -110,8 +118,9 @@ class BarGuard:
         return self._ticker(ticker).last_close
 
     def _in_turn(self, ticker: _Ticker, bar: Bar, values: tuple[float, ...], now: pd.Timestamp) -> Verdict:
-        move = 0.0 if ticker.last_price is None else math.log(bar.adj_close / ticker.last_price)
-        ticker.last_price = bar.adj_close
+        adjusted = _known(bar.adj_close)
+        move = 0.0 if ticker.last_price is None else math.log(adjusted / ticker.last_price)
+        ticker.last_price = adjusted
         limit = self._limit(ticker, bar)
         if abs(move) > limit:
             ticker.clean = 0
@@ -119,6 +128,7 @@ class BarGuard:
             return Verdict(Finding.JUMP, rule, halted=True)
         ticker.returns.append(move)
         ticker.known[bar.close_utc], ticker.last_close = values, bar.close_utc
+        ticker.factor = adjusted / bar.close
         if ticker.clean is not None:
             ticker.clean += 1
             if ticker.clean >= self._settings.clean_bars:
@@ -150,7 +160,7 @@ class BarGuard:
 
 def impossible(bar: Bar) -> str:
     """The rule that the bar's numbers break; empty where they break none."""
-    prices = (bar.open, bar.high, bar.low, bar.close, bar.adj_close)
+    prices = (bar.open, bar.high, bar.low, bar.close, _known(bar.adj_close))
     if not all(math.isfinite(value) for value in (*prices, bar.volume)):
         return "numbers are finite"
     if min(prices) <= 0 or bar.volume < 0:
@@ -160,6 +170,10 @@ def impossible(bar: Bar) -> str:
     if bar.low * (1 - TOLERANCE) > min(bar.open, bar.close, bar.high):
         return "low is at most open, close and high"
     return ""
+
+
+def _known(price: float | None) -> float:
+    return math.nan if price is None else price
 
 
 class SkewGuard:

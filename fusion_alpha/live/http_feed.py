@@ -7,9 +7,9 @@
      "headlines": [{"id": "7", "ticker": "TSLA", "published_utc": "2024-07-01T13:30:10Z", "text": "...",
                     "is_repost": false}]}
 
-Times are ISO 8601 with an offset. `adj_close` may be left out: the close then. `since` is the newest bar close that has
-come of every ticker, so that what a pause missed is asked for again. `headlines` may be left out. An entry that is not
-of this form is refused alone, and the bytes are kept; the Date header is the server's clock.
+Times are ISO 8601 with an offset. `adj_close` may be left out: no split and no dividend then. `since` is the newest bar
+close that has come of every ticker, so that what a pause missed is asked for again. `headlines` may be left out. An
+entry that is not of this form is refused alone, and the bytes are kept; the Date header is the server's clock.
 """
 
 import email.utils
@@ -184,9 +184,9 @@ def _all(
 
 def _bar(entry: Any, tickers: Sequence[str]) -> Bar:
     values = dict(entry)
-    values.setdefault("adj_close", values["close"])
-    numbers = [_number(values[name]) for name in QUOTES]
-    return Bar(_ticker(values["ticker"], tickers), _instant(values["bar_close_utc"]), *numbers)
+    numbers: dict[str, Any] = {name: _number(values[name]) for name in QUOTES if name != "adj_close" or name in values}
+    numbers.setdefault("adj_close", None)
+    return Bar(_ticker(values["ticker"], tickers), _instant(values["bar_close_utc"]), **numbers)
 
 
 def _headline(entry: Any, tickers: Sequence[str]) -> Headline:

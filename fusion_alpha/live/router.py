@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 OK, BROKEN = 0, 74  # exit status; EX_IOERR of sysexits.h where the journal could not be written
 _TEXT_PATIENCE_S = 10.0  # of the wall's clock, for texts of a bar that is due
+_GAPS = 2  # bars of the calendar for each bar of a ticker, at most
 _NO_CHANGE = 1e-9  # of a weight
 
 
@@ -187,7 +188,7 @@ class Router:
         if self._last is None:
             return parts.history, polled
         good = (Finding.GOOD, Finding.LATE)
-        old = [bar for bar in polled.bars if bar.close_utc <= self._last]
+        old = [self._guard.adjusted(bar) for bar in polled.bars if bar.close_utc <= self._last]
         bars = [bar for bar in old if self._guard.judge(bar, now).finding in good]
         known = self._cutoff(self._last)
         items = [item for item in polled.headlines if item.published_utc < known]
@@ -232,7 +233,7 @@ class Router:
                 news_id, _, name = self.parts.texts.take(item)
                 self._arriving.append(News(item.ticker, news_id, item.published_utc, name, item.is_repost))
         for bar in polled.bars:
-            self._judge(bar, now)
+            self._judge(self._guard.adjusted(bar), now)
         if polled.bars:
             self._tell_feed()
 
@@ -310,7 +311,9 @@ class Router:
         parts.metrics.equity.set(parts.broker.equity())
         decided, fill = self._state.clock(close)
         reasons = {name: self._why_not(name, close, bars, waited) for name in self.tickers}
-        said, order = self._decision(close, decided, fill, [name for name in self.tickers if reasons[name] is None])
+        wanted = [name for name in self.tickers if reasons[name] is None]
+        in_time = parts.clock.now() <= self._guard.deadline(close)  # else what was missed is caught up quickly
+        said, order = self._decision(close, decided, fill, wanted) if in_time else ({}, None)
         self._emit(close, reasons, entries, said, order, began)
         self._last = close
         self._done = self.once
@@ -333,6 +336,9 @@ class Router:
             return "no bar"
         if self._guard.halted(ticker):
             return "halted: waiting for good bars"
+        bars_back = self.parts.cfg.contradiction.window_bars
+        if self._state.span(ticker, bars_back) > _GAPS * bars_back:
+            return "gap: most of its recent bars are missing"
         return None if texts else "texts are not embedded"
 
     def _blocked(self, close: pd.Timestamp) -> str | None:

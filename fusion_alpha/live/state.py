@@ -70,8 +70,8 @@ class State:
         text = vectors.table(news_bars["text_hash"].unique().tolist())
         found = {
             "panel": whole[_PANEL],
-            "technical": technical.build(whole, cfg.technical, cfg.executor, self._sectors),
-            "contradiction": contradiction.build(whole, news_bars, text, rules, cfg.executor),
+            "technical": technical.build(whole, cfg.technical, sectors=self._sectors),
+            "contradiction": contradiction.build(whole, news_bars, text, rules),
         }
         self.tickers = sorted(whole["ticker"].unique())
         self._first = {str(name): rows.head(1) for name, rows in history.prices.groupby("ticker")}
@@ -114,7 +114,13 @@ class State:
         return [item.text_hash for item in self._pending if item.published_utc < cutoff]
 
     def add(self, close: pd.Timestamp, bars: list[Bar]) -> None:
-        """Add the bars that end at `close`, of all tickers that have one. Earlier than a known one: rows again."""
+        """Add the bars that end at `close`, of all tickers that have one. Earlier than a known one: rows again.
+
+        A bar that is known, or from before the tables begin, changes nothing.
+        """
+        bars = [bar for bar in bars if self._takes(bar)]
+        if not bars:
+            return
         rows = _interim(bars, self._hours.session(close))
         late = any(close <= self.last_close(bar.ticker) for bar in bars)
         for name, row in rows.groupby("ticker"):
@@ -125,6 +131,13 @@ class State:
             self._again(close)
         else:
             self._extend(close, list(rows["ticker"]))
+
+    def span(self, ticker: str, bars: int) -> int:
+        """How many bars of the calendar the ticker's last `bars` rows stretch over; 0 where it has fewer."""
+        closes = self._prices[ticker]["bar_close_utc"]
+        if len(closes) <= bars:
+            return 0
+        return self._hours.bars_between(closes.iloc[-bars - 1], closes.iloc[-1])
 
     def samples(self, close: pd.Timestamp, tickers: list[str]) -> tuple[Samples, NDArray[np.int64]]:
         """Samples of the tail of the tables, and the rows in it that end at `close`, are of `tickers` and usable."""
@@ -165,6 +178,10 @@ class State:
         place, at = int(held["bar_close_utc"].searchsorted(close)), int(price["bar_close_utc"].searchsorted(close))
         values = {"price": price["close"].iloc[at]} | {name: held[name].iloc[place] for name in ("s", "cs")}
         return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+
+    def _takes(self, bar: Bar) -> bool:
+        closes = self._prices[bar.ticker]["bar_close_utc"] if bar.ticker in self._prices else None
+        return closes is not None and bar.close_utc > closes.iloc[0] and not (closes == bar.close_utc).any()
 
     def _per_ticker(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         return {str(name): rows.tail(self._keep).reset_index(drop=True) for name, rows in table.groupby("ticker")}

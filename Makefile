@@ -25,7 +25,7 @@ $(READY): requirements.txt
 	$(VENV)/bin/python -c "from fusion_alpha import tracking; tracking.prepare()"
 	touch $@
 
-extra: $(READY) ## add what an optional part needs: NAME=cuda (GPU), live, ray or peers (vectorbt)
+extra: $(READY) ## add what an optional part needs: NAME=cuda (GPU) or ray
 	@python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(NAME)"], sep="\n")' \
 	  | pip install --quiet --disable-pip-version-check --constraint requirements.txt --requirement /dev/stdin
 

@@ -223,7 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.output != "none":
             append(row, Path(chosen.output))
     except ImportError as error:
-        console.print(f"{error}\n  remedy: make extra NAME=peers", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"{error}\n  remedy: pip install -r requirements.txt", markup=False, highlight=False, soft_wrap=True
+        )
         return 2
     except InputError as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)

@@ -63,7 +63,6 @@ def orders(market, weights):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_agrees_with_an_engine_of_other_people(seed):
-    pytest.importorskip("vectorbt", reason="vectorbt is not installed: make extra NAME=peers")
     cfg = configuration(**PLAIN)
     rows, market = traded(cfg, seed=seed)
     for passive in (False, True):
@@ -369,7 +368,6 @@ def test_deciding_needs_no_compiler():
 
 
 def test_the_benchmark_measures_and_writes_a_row(tmp_path, capsys):
-    pytest.importorskip("vectorbt", reason="vectorbt is not installed: make extra NAME=peers")
     path = tmp_path / "bench.csv"
     asked = ["--tickers", "4", "--sessions", "80", "--rounds", "1", "--output", str(path)]
     assert backtest_bench.main(asked) == backtest_bench.main(asked) == 0

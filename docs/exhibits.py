@@ -80,7 +80,7 @@ class Paragraph:
         self.start, self.rest = start, rest
 
     def _repr_html_(self) -> str:
-        return f"<p><strong>{escape(self.start)}</strong> {escape(self.rest)}</p>"
+        return f"<p><strong>{escape(self.start)}</strong> {_cell(self.rest)}</p>"
 
 
 def banner() -> Paragraph:

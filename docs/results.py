@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ROOT / "metrics"
 DATABASE = ROOT / "mlflow.db"
+BESIDE = ("kernels", "stages")  # folders with stages of their own: their results may be absent, but not wrong
 
 
 class ResultsError(Exception):
@@ -44,6 +45,7 @@ def check() -> str:
             for key, value in stage.get("params", {}).get("params.yaml", {}).items()
             if parameter(key, None) != value
         ]
+    problems += _beside()
     if problems:
         listed = "\n  ".join(problems)
         raise ResultsError(f"results are missing or stale; run `make repro` first:\n  {listed}")
@@ -52,8 +54,8 @@ def check() -> str:
         ROOT / "dvc.yaml",
         ROOT / "dvc.lock",
         DATABASE,
-        *sorted(Path(__file__).parent.glob("*.py")),
-        Path(__file__).parent / "speed.yaml",
+        *(ROOT / folder / "dvc.lock" for folder in BESIDE),
+        *sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".bib", ".py", ".yaml")),
     ]
     folders = ("metrics", "schemas", "models", "kernels")
     shown += [path for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.suffix != ".pyc"]
@@ -62,6 +64,44 @@ def check() -> str:
         if path.is_file():
             state.update(path.name.encode() + path.read_bytes())
     return state.hexdigest()
+
+
+def _beside() -> list[str]:
+    """What is wrong with results of the stages beside the pipeline. Absent ones are not: their pages say so."""
+    problems = []
+    for folder in BESIDE:
+        if not (ROOT / folder / "dvc.yaml").exists():
+            continue
+        recorded = _recorded(folder)
+        for name, stage in _yaml(f"{folder}/dvc.yaml")["stages"].items():
+            locked = {out["path"]: out["md5"] for out in recorded.get(name, {}).get("outs", [])}
+            for path in _outs(stage):
+                if path.startswith("metrics/") and (ROOT / path).exists():
+                    problems += (
+                        _trouble(name, ROOT / path, locked[path])
+                        if path in locked
+                        else [f"{name}: {path} was written by no recorded run: `dvc repro {folder}/dvc.yaml:{name}`"]
+                    )
+    return problems
+
+
+def changed_since(file: str) -> list[str]:
+    """Groups of parameters that are not what they were when a stage beside the pipeline wrote metrics/FILE."""
+    for folder in BESIDE:
+        for stage in _recorded(folder).values():
+            if f"metrics/{file}" in (out["path"] for out in stage.get("outs", [])):
+                known = stage.get("params", {}).get("params.yaml", {})
+                return [key for key, value in known.items() if parameter(key, None) != value]
+    return []
+
+
+def _recorded(folder: str) -> dict[str, Any]:
+    return _yaml(f"{folder}/dvc.lock").get("stages", {}) if (ROOT / folder / "dvc.lock").exists() else {}
+
+
+def _outs(stage: Mapping[str, Any]) -> list[str]:
+    listed = [out for part in ("outs", "metrics", "plots") for out in stage.get(part, [])]
+    return [out if isinstance(out, str) else next(iter(out)) for out in listed]
 
 
 def _trouble(stage: str, path: Path, md5: str) -> list[str]:

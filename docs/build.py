@@ -3,6 +3,7 @@
     python docs/build.py            both
     python docs/build.py --site     the site only
     python docs/build.py --pdf      the PDF only
+    python docs/build.py --compare RUN RUN   two runs of the tracking database side by side, by name or id
 
 Reads the chapters in docs/, dvc.yaml, params.yaml, schemas/, metrics/ and the tracking database; writes docs/_build
 only. Jupyter Book parses and executes the chapters; docs/theme renders the site, docs/pdf typesets the PDF. Beyond
@@ -44,7 +45,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python docs/build.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--site", action="store_true", help="build the site")
     parser.add_argument("--pdf", action="store_true", help="build the PDF")
+    parser.add_argument("--compare", nargs=2, metavar="RUN", default=[], help="runs to set side by side")
     arguments = parser.parse_args()
+    if arguments.compare:
+        os.environ["BOOK_COMPARE"] = ",".join(arguments.compare)
     site = arguments.site or not arguments.pdf
     pdf = arguments.pdf or not arguments.site
     started = time.monotonic()
@@ -120,7 +124,8 @@ def jupyter_book(site: bool, pdf: bool, state: str) -> str:
     env = environment() | {
         "API_URL": nowhere,
         "npm_config_registry": nowhere,
-        "BOOK_STATE": state,  # part of the execution cache's key: changed results are never served from the cache
+        # part of the execution cache's key: changed results are never served from the cache
+        "BOOK_STATE": f"{state} {os.environ.get('BOOK_COMPARE', '')}".strip(),
         "JUPYTER_CONFIG_DIR": str(jupyter),
         "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"),
         "IPYTHONDIR": str(jupyter / "ipython"),

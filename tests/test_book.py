@@ -96,7 +96,7 @@ def test_every_figure_and_formula_is_fit_for_both_forms() -> None:
             assert ":typst: " in formula or r"\begin" not in formula, f"{name}: {formula}"
 
 
-RESULTS = ("experiments.md", "stocknet.md", "recovery.md", "strategy.md", "search_and_speed.md")
+RESULTS = ("experiments.md", "comparison.md", "stocknet.md", "recovery.md", "strategy.md", "search_and_speed.md")
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -1,0 +1,81 @@
+"""Two experiments side by side: which two, what differs, and no verdict that the intervals do not carry."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+comparison, results = map(importlib.import_module, ("comparison", "results"))
+
+
+def run(number: int, config: str, lr: str, mcc: float, **tags: str) -> Any:
+    metrics = {"test/mcc": mcc, "test/mcc_lo": mcc - 0.02, "test/mcc_hi": mcc + 0.02, "dev/loss": 1.5}
+    return SimpleNamespace(
+        info=SimpleNamespace(run_id=f"{number}abcdefgh", run_name=f"run-{number}", start_time=1e12),
+        data=SimpleNamespace(
+            tags={"config": config, "data.panel": "x", "verdict": "open"} | tags,
+            params={"train.lr": lr, "train.seed": "1"},
+            metrics=metrics,
+        ),
+    )
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Runs in the tracking database, the latest first."""
+    found: list[Any] = []
+    monkeypatch.setattr(comparison, "runs", lambda: found)
+    monkeypatch.delenv("BOOK_COMPARE", raising=False)
+    return found
+
+
+def test_latest_run_stands_beside_the_latest_of_another_configuration(recorded: list[Any]) -> None:
+    recorded += [run(3, "b", "0.1", 0.08), run(2, "b", "0.1", 0.08), run(1, "a", "0.2", 0.05)]
+    assert [one.info.run_name for one in comparison.pair()] == ["run-3", "run-1"]
+    assert comparison.differences().rows == [["`train.lr`", "0.1", "0.2"]]
+    measures = {row[0]: row[1:] for row in comparison.measures().rows}
+    assert measures["Matthews correlation"][2] == "+0.030"
+    assert "0.080 (0.060\u00a0to\u00a00.100)" in measures["Matthews correlation"]
+    said = comparison.told()
+    assert said.start == "run-3 beside run-1."
+    assert "1 parameter differs. They read the same bytes. The intervals" in said.rest
+    assert "overlap" in said.rest
+
+
+def test_other_data_and_intervals_apart_are_said(recorded: list[Any]) -> None:
+    recorded += [run(2, "b", "0.1", 0.2, **{"data.panel": "y"}), run(1, "a", "0.1", 0.05)]
+    said = comparison.told().rest
+    assert "0 parameters differ. They read other bytes of panel." in said
+    assert "are apart" in said
+
+
+def test_runs_can_be_named(recorded: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded += [run(3, "b", "0.1", 0.08), run(2, "b", "0.1", 0.08), run(1, "a", "0.2", 0.05)]
+    monkeypatch.setenv("BOOK_COMPARE", "2ab, run-3")
+    assert [one.info.run_name for one in comparison.pair()] == ["run-2", "run-3"]
+    monkeypatch.setenv("BOOK_COMPARE", "run-9,run-3")
+    with pytest.raises(results.ResultsError, match=r"run-9: `make ui`"):
+        comparison.pair()
+    monkeypatch.setenv("BOOK_COMPARE", "run-3")
+    with pytest.raises(results.ResultsError, match="two runs"):
+        comparison.pair()
+
+
+def test_nothing_to_compare_is_said(recorded: list[Any]) -> None:
+    assert "No tracking database" in comparison.told()._repr_html_()
+    recorded.append(run(1, "a", "0.2", 0.05))
+    for exhibit in (comparison.told, comparison.about, comparison.differences, comparison.measures):
+        assert "One configuration only" in exhibit()._repr_html_()
+
+
+def test_database_of_experiments_has_its_columns(recorded: list[Any]) -> None:
+    recorded += [run(2, "b", "0.1", 0.2, hypothesis="more is better", verdict="merge"), run(1, "a", "0.1", 0.05)]
+    table = comparison.experiments()
+    assert table.head == ["hypothesis", "variant id", "metrics", "result image", "verdict", "merge candidate"]
+    assert [row[0] for row in table.rows] == ["more is better", "none stated"]
+    assert [row[-1] for row in table.rows] == [True, False]

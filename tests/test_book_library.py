@@ -1,0 +1,25 @@
+"""The research library says of every work what references.bib and the chapters say."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+library = importlib.import_module("library")
+
+
+def test_every_work_is_there_with_its_topic_and_its_use() -> None:
+    keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text(), re.MULTILINE)
+    assert list(library.works()) == keys
+    rows = library.library().rows
+    assert len(rows) == len(keys)
+    assert all(topic and used != library.NOTHING for topic, _, used, _, _ in rows)
+    assert not [work for _, work, *_ in rows if re.search(r"[{}\\]", work)]
+    assert any(work.startswith("Xu and Cohen (2018). Stock Movement") for _, work, *_ in rows)
+
+
+def test_topics_count_each_work_once_for_each_of_its_topics() -> None:
+    listed = [topic for fields in library.works().values() for topic in fields["keywords"].split(", ")]
+    assert dict(map(tuple, library.topics().rows)) == {topic: listed.count(topic) for topic in listed}

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -159,40 +158,6 @@ def test_a_router_cut_off_anywhere_and_started_again_writes_the_same_records(wor
         path.write_bytes(content[:length])
         route(world, engine, path)
         assert said_by(path) == expected, length
-
-
-@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_router_killed_at_any_time_ends_with_the_records_of_an_uninterrupted_run(
-    kills, world, engine, whole, tmp_path
-):
-    """SIGKILL, which nothing can catch, at random moments of runs over the same bars, most after some records."""
-    rng, expected, done, places = np.random.default_rng(kills), said_by(whole), 0, set[int]()
-    path = tmp_path / "live.log"
-    while done < kills:
-        process = os.fork()
-        if not process:
-            status = 1
-            try:
-                status = route(world, engine, path).status
-            finally:
-                os._exit(status)
-        size = path.stat().st_size if path.exists() else 0
-        enough = size + rng.uniform(0, 0.6) * whole.stat().st_size
-        while not os.waitpid(process, os.WNOHANG)[0]:
-            if path.exists() and path.stat().st_size >= enough:
-                time.sleep(rng.uniform(0, 0.1))
-                os.kill(process, signal.SIGKILL)
-                os.waitpid(process, 0)
-                done += 1
-                places.add(len(read(path)))
-                break
-            time.sleep(0.002)
-        else:  # it came to its end
-            assert said_by(path) == expected
-            path.unlink()
-    route(world, engine, path)
-    assert said_by(path) == expected
-    assert len(places) > 1
 
 
 def test_a_second_run_over_the_same_bars_adds_nothing(world, engine, whole, tmp_path):

@@ -45,8 +45,7 @@ def routed(market, prices: pd.DataFrame | None = None) -> State:
     prices = rest.prices if prices is None else prices
     for close in closes(rest):
         news = rest.news[(rest.news["published_utc"] < close)]
-        for item in items(news, texts):
-            state.add_news(item)
+        state.add_news(*items(news, texts))
         state.add(close, feed.bars(prices[prices["bar_close_utc"] == close]))
     return state
 
@@ -127,9 +126,9 @@ def test_a_late_headline_goes_to_the_bar_that_it_belongs_to(market):
     news = items(rest.news[rest.news["published_utc"] < last], texts)
     for close in closes(rest):
         state.add(close, feed.bars(rest.prices[rest.prices["bar_close_utc"] == close]))
-    found = [state.add_news(item) for item in news]
+    found = state.add_news(*news)
     assert all(close is not None for close in found)
-    assert state.add_news(news[0]) is None
+    assert state.add_news(news[0]) == [None]
     require_equal(state, batch(market), first, last)
 
 

@@ -270,8 +270,7 @@ class Router:
         ready = [item for item in self._arriving if item.text_hash not in missing]
         self._arriving = [item for item in self._arriving if item.text_hash in missing]
         self.parts.metrics.queue.set(self.parts.texts.queued)
-        for item in ready:
-            close = self._state.add_news(item)
+        for item, close in zip(ready, self._state.add_news(*ready), strict=True):
             if close is not None:
                 about = {"ticker": item.ticker, "news_id": item.news_id, "close_utc": close.isoformat()}
                 self._write(Entry("late_news", about, ("late_news", item.ticker, item.news_id)))

@@ -92,26 +92,30 @@ class State:
         parts = self._news if name == "news_bars" else self._tables[name]
         return pd.concat(parts.values(), ignore_index=True)
 
-    def add_news(self, item: News) -> pd.Timestamp | None:
-        """Take an item; returns the close of the decided bar that it is too late for, whose rows are computed again.
+    def add_news(self, *items: News) -> list[pd.Timestamp | None]:
+        """Take items; of each, the close of the decided bar that it is too late for, whose rows are computed again.
 
         An item that is known changes nothing, and neither does one from before the tables begin.
         """
-        if (item.ticker, item.news_id) in self._known or item.ticker not in self._tables["panel"]:
-            return None
-        self._known.add((item.ticker, item.news_id))
-        self._pending.append(item)
-        rows = self._tables["panel"][item.ticker]
-        late = rows[rows["cutoff_utc"] > item.published_utc]
-        if late.empty:
-            return None
-        close = late["bar_close_utc"].iloc[0]
-        self._again(close)
-        return close
+        found = [self._too_late_for(item) if self._is_new(item) else None for item in items]
+        late = [close for close in found if close is not None]
+        if late:
+            self._again(min(late))
+        return found
 
-    def waiting_for(self, cutoff: pd.Timestamp) -> list[str]:
-        """Hashes of texts published before `cutoff` that belong to bars to come."""
-        return [item.text_hash for item in self._pending if item.published_utc < cutoff]
+    def _is_new(self, item: News) -> bool:
+        """Note the item as pending, unless it is known or of no ticker here."""
+        key = (item.ticker, item.news_id)
+        if key in self._known or item.ticker not in self._tables["panel"]:
+            return False
+        self._known.add(key)
+        self._pending.append(item)
+        return True
+
+    def _too_late_for(self, item: News) -> pd.Timestamp | None:
+        rows = self._tables["panel"][item.ticker]
+        late = rows.loc[rows["cutoff_utc"] > item.published_utc, "bar_close_utc"]
+        return None if late.empty else late.iloc[0]
 
     def add(self, close: pd.Timestamp, bars: list[Bar]) -> None:
         """Add the bars that end at `close`, of all tickers that have one. Earlier than a known one: rows again.

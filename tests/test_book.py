@@ -199,6 +199,18 @@ def test_renderer_refuses_a_failed_cell_and_an_image_without_text(
             render.Page("x", {"mdast": node, "frontmatter": {}}).body()
 
 
+def test_search_finds_sections_by_their_words() -> None:
+    html = (
+        '<main><article>\n<h1>A &amp; B</h1>\n<p>First <em>word</em>s.</p><h2 id="two">Second <a class="mark" '
+        'href="#two">#</a></h2><p>x<math>x</math></p><h4>Deep</h4><h3>Third</h3></article></main>'
+    )
+    assert render.sections("p", html) == [
+        {"url": "p.html", "page": "A & B", "section": "A & B", "text": "First words."},
+        {"url": "p.html#two", "page": "A & B", "section": "Second", "text": "x Deep"},
+        {"url": "p.html", "page": "A & B", "section": "Third", "text": ""},
+    ]
+
+
 def test_log_check_accepts_only_known_warnings() -> None:
     build.check_log(f"Built a.md\n⚠️  {build.ACCEPTED[0]}\n")
     for line in ("⚠️  a.md Cross reference target was not found", "⛔️ cell failed", "Error: Command failed: typst"):
@@ -384,6 +396,11 @@ def test_build_makes_a_complete_site_and_pdf(project: Path) -> None:
                 assert not file or file in pages, f"{name}: {link}"
     for style in site.rglob("*.css"):
         assert re.findall(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//", style.read_text()) == [], style.name
+    index = json.loads((site / "search-index.js").read_text().removeprefix("window.bookIndex = ").rstrip(";\n"))
+    for section in index:
+        file, _, fragment = section["url"].partition("#")
+        assert not fragment or fragment in pages[file].anchors, section["url"]
+    assert {section["url"].partition("#")[0] for section in index} == set(pages)
     text = (site / "experiments.html").read_text()
     for expected in ("SIMULATED", "4,321", "a-recorded-run", "0.0625"):
         assert expected in text

@@ -331,12 +331,18 @@ def document(book: Node, pages: list[Node], page: Page) -> str:
 <link rel="icon" href="icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="katex/katex.min.css">
 <link rel="stylesheet" href="style.css">
+<script src="search.js" defer></script>
 </head>
 <body>
 <a class="skip" href="#main">Skip to the text</a>
 <header>
 <a class="brand" href="index.html">{escape(book["title"])}</a>
 <details class="menu"><summary>Contents</summary>{menu}</details>
+<form class="search" role="search">
+<input type="search" name="q" placeholder="Search" aria-label="Search the book" autocomplete="off" spellcheck="false">
+<p role="status"></p>
+<ol></ol>
+</form>
 </header>
 <div class="layout">
 <div class="sidebar">{menu}</div>
@@ -353,8 +359,30 @@ def document(book: Node, pages: list[Node], page: Page) -> str:
 """
 
 
+def sections(slug: str, html: str) -> list[dict[str, str]]:
+    """What search looks through: a page's sections, each with its address and its words."""
+    article = html[html.index("<article>") : html.index("</article>")]
+    article = re.sub(r'<math.*?</math>|<a class="mark".*?</a>', "", article, flags=re.DOTALL)  # KaTeX says it twice
+    parts = re.split(r"<h([1-3])(?: id=\"([^\"]*)\")?[^>]*>(.*?)</h\1>", article, flags=re.DOTALL)
+    page = plain(parts[3])
+    return [
+        {
+            "url": f"{slug}.html" + (f"#{target}" if target else ""),
+            "page": page,
+            "section": plain(title),
+            "text": plain(text),
+        }
+        for target, title, text in zip(parts[2::4], parts[3::4], parts[4::4], strict=True)
+    ]
+
+
+def plain(html: str) -> str:
+    joined = re.sub(r"</?(?:a|abbr|code|em|mark|span|strong|sub|sup)\b[^>]*>", "", html)
+    return " ".join(unescape(re.sub("<[^>]+>", " ", joined)).split())
+
+
 def copy_assets(target: Path) -> None:
-    for name in ("style.css", "icon.svg"):
+    for name in ("style.css", "icon.svg", "search.js"):
         shutil.copyfile(THEME / name, target / name)
     katex = target.parent / "katex" / "node_modules" / "katex" / "dist"
     (target / "katex" / "fonts").mkdir(parents=True)
@@ -373,9 +401,12 @@ def main() -> None:
     contents_of = {path.stem: json.loads(path.read_text()) for path in (site / "content").glob("*.json")}
     first = {"slug": "index", "title": contents_of["index"]["frontmatter"]["title"], "level": 1}
     pages = [first, *(page for page in book["pages"] if page.get("slug"))]
+    index = []
     for page in pages:
         html = document(book, pages, Page(page["slug"], contents_of[page["slug"]]))
         (target / f"{page['slug']}.html").write_text(html)
+        index += sections(page["slug"], html)
+    (target / "search-index.js").write_text(f"window.bookIndex = {json.dumps(index, ensure_ascii=False)};\n")
     copy_assets(target)
 
 

@@ -1,12 +1,13 @@
 """What the book says of the search for settings, the strategy report and the backtest beside vectorbt."""
 
+import math
 import sys
 from typing import Any
 
 import pandas as pd
 import results
 from exhibits import NOTHING, Paragraph, Table, decimal, text, words
-from optional import drawing, needs
+from optional import COMMANDS, drawing, needs
 
 STRATEGY, TUNING = "strategy.json", "tuning.json"
 BACKTEST = "backtest_bench.csv"
@@ -27,7 +28,15 @@ def looked_at() -> Paragraph:
     about = numbers["about"]
     stamp = "SIMULATED." if about["simulated"] else f"Source {about['source']}."
     rest = [f"Model {about['model']} against {words(numbers['view']['baseline'])}: {said.period(numbers['view'])}."]
+    if numbers["view"]["whole_test"] and not _of_last_run(numbers):
+        rest.append(f"It is NOT about the last run's forecasts: `{COMMANDS[STRATEGY]}` makes it anew.")
     return Paragraph(stamp, " ".join([*rest, *said.reading(numbers, about)]))
+
+
+def _of_last_run(numbers: dict[str, Any]) -> bool:
+    """Whether the model's Sharpe ratio is that of the last evaluation, which trades the same rows at the same costs."""
+    own, last = (found["strategies"]["model"]["sharpe"] for found in (numbers, results.metrics("evaluate")))
+    return own == last or (None not in (own, last) and math.isclose(own, last, rel_tol=1e-4))
 
 
 @needs(STRATEGY)

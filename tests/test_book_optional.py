@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,6 +130,21 @@ def test_canaries_that_fail_and_leaks_that_pass_are_named(metrics: Path) -> None
     (metrics / "canaries.json").write_text(json.dumps(content))
     assert simulated.watched().rest == "Failed canaries: time machine; not caught: back fill."
     assert simulated.leaks().rows == [["back fill", 0, "nothing"], ["kst", 2, "time machine"]]
+
+
+def test_report_on_another_run_says_so(metrics: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "_words", lambda: SimpleNamespace(period=lambda view: "p", reading=lambda *_: ["R."]))
+    content = {
+        "about": {"simulated": True, "model": "fused"},
+        "view": {"baseline": "buy_and_hold", "whole_test": True},
+        "strategies": {"model": {"sharpe": 1.5}},
+    }
+    (metrics / "strategy.json").write_text(json.dumps(content))
+    (metrics / "evaluate.json").write_text(json.dumps({"strategies": {"model": {"sharpe": 1.5}}}))
+    said = reports.looked_at()
+    assert (said.start, said.rest) == ("SIMULATED.", "Model fused against buy and hold: p. R.")
+    (metrics / "evaluate.json").write_text(json.dumps({"strategies": {"model": {"sharpe": 1.4}}}))
+    assert "NOT about the last run's forecasts" in reports.looked_at().rest
 
 
 def test_search_without_gain_is_told_as_one(metrics: Path) -> None:

@@ -1,6 +1,7 @@
 """The research library: works of references.bib by topic, where the book uses them, who has read them."""
 
 import re
+from html import escape
 from pathlib import Path
 
 import results
@@ -41,6 +42,26 @@ def library() -> Table:
         for key, fields in works().items()
     ]
     return Table(sorted(rows), ["topic", "work", "relevance: used in", "read by", "notes"], right=[])
+
+
+def shelves() -> list["Shelf"]:
+    """The library, a table for each first topic: a page of print breaks between tables, not within one."""
+    table = library()
+    names = dict.fromkeys(row[0].split(", ")[0] for row in table.rows)
+    return [
+        Shelf(name, Table([row for row in table.rows if row[0].split(", ")[0] == name], table.head, right=[]))
+        for name in names
+    ]
+
+
+class Shelf:
+    """A heading and a table."""
+
+    def __init__(self, name: str, table: Table) -> None:
+        self.name, self.table = name, table
+
+    def _repr_html_(self) -> str:
+        return f"<h2>{escape(self.name)}</h2>{self.table._repr_html_()}"
 
 
 def topics() -> Table:

@@ -20,6 +20,7 @@ SMALL = [
     "data.dev_start='2016-01-04'",
     "data.test_start='2016-03-01'",
     f"technical.sectors='{Path(__file__).parents[1] / 'conf' / 'sectors.csv'}'",
+    f"strategy.costs='{Path(__file__).parents[1] / 'conf' / 'costs.csv'}'",
     "contradiction.n_paths=128",
     "train.epochs=2",
     "predict.mc_samples=4",

@@ -783,7 +783,8 @@ def test_trials_that_are_finished_while_workers_end_are_shown_and_recorded(frame
     caplog.set_level("INFO", logger="fusion_alpha.tuning.screen")
     assert command.search(workers.Search("one", "random", 2, 1, None, cfg)) == command.DONE
     assert recorded == [0, 2]
-    assert [record.message.split(": loss")[0] for record in caplog.records] == ["1 of 2: trial 0", "2 of 2: trial 1"]
+    shown = [record.message for record in caplog.records if record.name == "fusion_alpha.tuning.screen"]
+    assert [message.split(": loss")[0] for message in shown] == ["1 of 2: trial 0", "2 of 2: trial 1"]
 
 
 def test_trials_for_mlflow(cfg, fake):

@@ -352,5 +352,9 @@ def decimal(item: float | None, places: int = 2, scale: float = 1.0) -> str:
     return NOTHING if item is None else f"{item * scale:.{places}f}"
 
 
+def share(item: float | None) -> str:
+    return NOTHING if item is None else f"{item:.0%}"
+
+
 def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}" if whole else NOTHING

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import results
-from exhibits import NOTHING, Paragraph, Table, decimal, text, words
+from exhibits import Paragraph, Table, decimal, share, text, words
 from optional import COMMANDS, drawing, needs
 
 STRATEGY, TUNING = "strategy.json", "tuning.json"
@@ -82,7 +82,7 @@ def settings() -> Table:
     """The best settings beside the present ones, with each parameter's share in what separates good from bad."""
     found = results.metrics("tuning")
     rows = [
-        (f"`{key}`", text(value), text(results.parameter(key, None)), _share(found["importance"].get(key)))
+        (f"`{key}`", text(value), text(results.parameter(key, None)), share(found["importance"].get(key)))
         for key, value in found["best"]["settings"].items()
     ]
     return Table(rows, ["parameter", "best trial", "now", "importance"], right=[1, 2, 3])
@@ -141,7 +141,3 @@ def _last(file: str, keys: list[str]) -> pd.DataFrame:
     """The last row for each key of a log of measurements."""
     found = pd.read_csv(results.METRICS / file, dtype={"commit": str})
     return found.drop_duplicates(keys, keep="last")
-
-
-def _share(item: float | None, places: int = 0) -> str:
-    return NOTHING if item is None else f"{item:.{places}%}"

@@ -3,7 +3,7 @@
 from typing import Any
 
 import results
-from exhibits import NOTHING, Paragraph, Table, decimal, text, words
+from exhibits import NOTHING, Paragraph, Table, decimal, share, text, words
 from optional import drawing, needs
 
 RECOVERY, CANARIES = "lab_recovery.json", "canaries.json"
@@ -50,10 +50,10 @@ def systems() -> Table:
             words(name),
             decimal(row["ic"], 3),
             _interval(row, "ic", 3),
-            _share(row.get("ic_share")),
+            share(row.get("ic_share")),
             decimal(row["sharpe_gross"]),
             _interval(row, "sharpe_gross", 2),
-            _share(row.get("sharpe_gross_share")),
+            share(row.get("sharpe_gross_share")),
         )
         for kind in MARKETS
         for name, row in content[kind]["systems"].items()
@@ -139,7 +139,3 @@ def canaries_picture() -> Any:
 def _interval(row: dict[str, Any], name: str, places: int) -> str:
     low, high = row[f"{name}_lo"], row[f"{name}_hi"]
     return NOTHING if low is None or high is None else f"{decimal(low, places)}\u00a0to\u00a0{decimal(high, places)}"
-
-
-def _share(item: float | None) -> str:
-    return NOTHING if item is None else f"{item:.0%}"

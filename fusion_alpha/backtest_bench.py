@@ -11,7 +11,6 @@ Writes  a row at the end of metrics/backtest_bench.csv (--output none: only the 
 """
 
 import argparse
-import csv
 import logging
 import sys
 import time
@@ -189,19 +188,6 @@ def _timed(name: str, work: Callable[[], Any]) -> tuple[Row, Any]:
     return {f"{name}_s": time.perf_counter() - started, f"{name}_cpu_s": time.process_time() - used}, result
 
 
-def append(row: Row, path: Path) -> None:
-    """Append the row to the CSV; InputError when it has other columns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists() or path.stat().st_size == 0
-    if not new and path.read_text().splitlines()[0] != ",".join(COLUMNS):
-        raise InputError("other columns", file=path, rule=",".join(COLUMNS), remedy="choose another --output")
-    with path.open("a", newline="") as handle:
-        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
@@ -221,13 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row |= {name: machine[name] for name in ("commit", "date", "device")}
         row["versions"] = f"{machine['versions']}; vectorbt {vectorbt.__version__}"
         if chosen.output != "none":
-            append(row, Path(chosen.output))
+            bench_log.append([row], Path(chosen.output), COLUMNS)
     except ImportError as error:
         console.print(
             f"{error}\n  remedy: pip install -r requirements.txt", markup=False, highlight=False, soft_wrap=True
         )
         return 2
-    except InputError as error:
+    except (InputError, bench_log.OtherColumns) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 2
     sys.stdout.write("".join(f"{name:24}{row[name]}\n" for name in COLUMNS))

@@ -49,10 +49,10 @@ def save(folder: Path, net: FusionNet, samples: Samples, cfg: Config, dev: dict[
     def fill(partial: Path) -> None:
         write_bytes(partial / WEIGHTS, weights)
         write_json(partial / CONFIG, description)
-        write_text(partial / CARD, card(_id(partial), net, samples, cfg, dev))
+        write_text(partial / CARD, card(fingerprint(partial)[:12], net, samples, cfg, dev))
 
     replace_folder(folder, fill)
-    return _id(folder)
+    return fingerprint(folder)[:12]
 
 
 def load(folder: Path, feature_names: tuple[str, ...], cfg: Config) -> tuple[FusionNet, str]:
@@ -86,7 +86,7 @@ def load(folder: Path, feature_names: tuple[str, ...], cfg: Config) -> tuple[Fus
         raise InputError(
             f"the weights do not fit the network ({str(error).splitlines()[0]})", file=path, remedy="train again"
         ) from None
-    return net.eval(), _id(folder)
+    return net.eval(), fingerprint(folder)[:12]
 
 
 def _setting(feature_names: tuple[str, ...], cfg: Config) -> dict[str, Any]:
@@ -129,9 +129,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _id(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of weights and config, one after the other; its first 12 digits are the model's id."""
     content = (folder / WEIGHTS).read_bytes() + (folder / CONFIG).read_bytes()
-    return hashlib.sha256(content).hexdigest()[:12]
+    return hashlib.sha256(content).hexdigest()
 
 
 def card(model_id: str, net: FusionNet, samples: Samples, cfg: Config, dev: dict[str, float]) -> str:

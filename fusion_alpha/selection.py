@@ -21,7 +21,6 @@ import pandas as pd
 from fusion_alpha import statistics
 from fusion_alpha.config import EvaluateConfig
 from fusion_alpha.statistics import Floats, Measures, rounded
-from fusion_alpha.stocknet.scores import holm
 
 BLOCKS = 10  # of PBO: 252 ways to choose half of them
 
@@ -159,5 +158,5 @@ def paired_tests(
             "p": rounded(p[number]),
             "p_holm": rounded(corrected),
         }
-        for number, corrected in enumerate(holm(list(p)))
+        for number, corrected in enumerate(statistics.holm(list(p)))
     ]

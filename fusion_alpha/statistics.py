@@ -8,7 +8,7 @@ scikit-learn, arch and empyrical take a second each to import and arch writes a 
 inside functions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,11 @@ _MIN_NAMES = 3  # a day with fewer names has no meaningful rank correlation
 def rounded(value: float) -> float | None:
     """Six significant digits; None where the value is not finite."""
     return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def cell(value: float | None, form: str) -> str:
+    """A measure in a table; a dash where it is undefined."""
+    return "–" if value is None else form.format(value)
 
 
 def sharpe(returns: ArrayLike, per_year: float) -> Any:
@@ -61,6 +66,18 @@ def bootstrap_interval(
         size=settings.confidence,
     )
     return low, high
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, valid under any dependence.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure", Scand. Journal of Statistics 6.
+    """
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.asarray(p)[order] * (len(p) - np.arange(len(p))))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1.0)
+    return [float(value) for value in corrected]
 
 
 def strategies(

@@ -66,14 +66,10 @@ def headline(strategies: dict[str, dict[str, Any]], title: str) -> Table:
         shown.add_column(head, justify="right", no_wrap=True)
     for name, row in strategies.items():
         interval = "–" if row["sharpe_lo"] is None else f"{row['sharpe_lo']:.2f} to {row['sharpe_hi']:.2f}"
-        shares = (cell(row[key], "{:.1%}") for key in ("total_return", "max_drawdown", "hit_rate"))
-        rest = (cell(row["turnover"], "{:.2f}"), cell(row["break_even_bps"], "{:.1f}"))
-        shown.add_row(name, cell(row["sharpe"], "{:.2f}"), interval, *shares, *rest)
+        shares = (statistics.cell(row[key], "{:.1%}") for key in ("total_return", "max_drawdown", "hit_rate"))
+        rest = (statistics.cell(row["turnover"], "{:.2f}"), statistics.cell(row["break_even_bps"], "{:.1f}"))
+        shown.add_row(name, statistics.cell(row["sharpe"], "{:.2f}"), interval, *shares, *rest)
     return shown
-
-
-def cell(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
 
 
 def main(cfg: Config) -> None:

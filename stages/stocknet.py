@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from fusion_alpha import figures, tables
+from fusion_alpha import figures, statistics, tables
 from fusion_alpha.config import Config
 from fusion_alpha.files import write_json
 from fusion_alpha.stage import console, run
@@ -39,14 +39,10 @@ def shown(title: str, figures: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for name, row in figures.items():
         low, high = row["mcc_ci"]
-        spread, rank = (cell(row.get(key), form) for key, form in (("mcc_sd", "{:.3f}"), ("ic_daily", "{:+.3f}")))
+        spread, rank = statistics.cell(row.get("mcc_sd"), "{:.3f}"), statistics.cell(row.get("ic_daily"), "{:+.3f}")
         rest = (f"{row['balanced_accuracy']:.3f}", f"{row['accuracy']:.3f}", f"{row['share_up']:.2f}", rank)
         table.add_row(name, f"{row['mcc']:+.3f}", f"{low:+.3f} to {high:+.3f}", spread, *rest)
     return table
-
-
-def cell(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
 
 
 def draw(metrics: Mapping[str, Any]) -> bytes:

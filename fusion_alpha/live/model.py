@@ -50,7 +50,7 @@ class TorchEngine:
             raise
         except InputError as error:
             raise ModelError(str(error)) from None
-        self.sha256 = fingerprint(folder)
+        self.sha256 = checkpoint.fingerprint(folder)
         self._device, self._samples = training.set_up(cfg.train), cfg.predict.mc_samples
 
     def predict(self, data: Samples, rows: NDArray[np.int64]) -> pd.DataFrame:
@@ -63,19 +63,13 @@ def feature_names(cfg: Config) -> tuple[str, ...]:
     return (*samples.technical_features(cfg.model.features), *extra)
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of weights and config, one after the other."""
-    content = b"".join((folder / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.CONFIG))
-    return hashlib.sha256(content).hexdigest()
-
-
 def require_whole(folder: Path) -> None:
     """ModelError unless the files are there and are those that the model card names."""
     for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.CARD):
         if not (folder / name).is_file():
             raise ModelError("no such file", file=folder / name, remedy="run `dvc repro train`, or `dvc checkout`")
     title = (folder / checkpoint.CARD).read_bytes().splitlines()[:1]
-    model_id = fingerprint(folder)[:12]
+    model_id = checkpoint.fingerprint(folder)[:12]
     if not title or not title[0].endswith(f", {model_id}".encode()):
         raise ModelError(
             f"weights and config are those of model {model_id}, the model card names another one",

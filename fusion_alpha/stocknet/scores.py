@@ -171,18 +171,6 @@ def swap_test(ours: Floats, theirs: Floats, block_days: int) -> float:
     return float((np.abs(difference) >= abs(difference[0]) - 1e-12).mean())
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, valid under any dependence.
-
-    Source: Holm (1979), "A simple sequentially rejective multiple test procedure", Scand. Journal of Statistics 6.
-    """
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(np.asarray(p)[order] * (len(p) - np.arange(len(p))))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1.0)
-    return [float(value) for value in corrected]
-
-
 def paired_tests(
     samples: pd.DataFrame,
     answers: Mapping[str, Answers],
@@ -192,7 +180,7 @@ def paired_tests(
 ) -> list[dict[str, Any]]:
     """`compare` for every pair (system, against), with p_holm corrected for the number of pairs."""
     found = [compare(samples, answers[one], answers[other], settings, block_days) for one, other in pairs]
-    corrected = holm([result["p"] for result in found])
+    corrected = statistics.holm([result["p"] for result in found])
     return [
         {"system": one, "against": other, **result, "p_holm": rounded(p)}
         for (one, other), result, p in zip(pairs, found, corrected, strict=True)

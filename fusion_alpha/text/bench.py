@@ -41,7 +41,7 @@ from fusion_alpha.sources.lab_headlines import pool
 from fusion_alpha.stage import set_up
 from fusion_alpha.text.encoders import create, create_torch, encode
 from fusion_alpha.text.minilm import MiniLM
-from kernels.bench.log import cpu_machine
+from kernels.bench import log as bench_log
 
 OUTPUT = Path("metrics/text_bench.csv")
 COLUMNS = [
@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     set_up("bench")
-    machine = cpu_machine()
+    machine = bench_log.cpu_machine()
     busy, cores = os.getloadavg()[0], os.cpu_count() or 1
     if busy > 0.5 * cores:
         log.warning("load %.1f on %d cores: other work disturbs, above all the rows of several threads", busy, cores)
@@ -188,15 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _append(
                     pd.DataFrame([about | row for row in measure(found, texts, threads, chosen.rounds)]), chosen.output
                 )
-    except InputError as error:
+    except (InputError, bench_log.OtherColumns) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
 
 
 def _append(rows: pd.DataFrame, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    rows[COLUMNS].to_csv(output, mode="a", header=not output.exists(), index=False, lineterminator="\n")
+    bench_log.append(rows[COLUMNS].astype(object).fillna("").to_dict("records"), output, COLUMNS)
     shown = ["texts", "tokens_mean", "threads", "provider", "precision", "p50_texts_per_s", *COLUMNS[-4:]]
     sys.stdout.write(rows[shown].to_string(index=False) + "\n")
 

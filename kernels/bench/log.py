@@ -27,17 +27,21 @@ def rows(timings: Sequence[Timing], machine: Row) -> list[Row]:
     return [{**machine, **_row(timing)} for timing in timings]
 
 
-def append(found: Sequence[Row], path: Path) -> None:
-    """Append rows to the CSV; ValueError when it has other columns."""
+class OtherColumns(ValueError):
+    """A log cannot be added to."""
+
+
+def append(found: Sequence[Row], path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """Append rows to a log of measurements, a CSV; OtherColumns when it has other columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists() or path.stat().st_size == 0
     if not new:
         with path.open(newline="") as handle:
             header = next(csv.reader(handle))
-        if header != COLUMNS:
-            raise ValueError(f"{path} has columns {header}, not {COLUMNS}")
+        if header != list(columns):
+            raise OtherColumns(f"{path} has columns {header}, not {list(columns)}; choose another --output")
     with path.open("a", newline="") as handle:
-        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(handle, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(found)

@@ -240,9 +240,20 @@ def _news(
     latest = prices["bar_close_utc"].max() + pd.Timedelta(days=days)
     rule = f"not from the future: at most {days} days after the last bar"
     rows = account.reject(rows, rows["published_utc"] <= latest, "published_utc", rule)
-    # By publication, not by place in the file: in a feed with the newest first, an edit would replace what was known.
-    later = rows.sort_values("published_utc", kind="stable").duplicated(["ticker", "source_id"]).reindex(rows.index)
-    return account.reject(rows, ~later, "source_id", "unique item of a ticker: the earliest stays")
+    rows = rows.assign(version=_versions(rows))
+    return account.reject(rows, rows["version"] >= 0, "source_id", "unique item of a ticker: the earliest stays")
+
+
+def _versions(rows: pd.DataFrame) -> pd.Series:
+    """0 for an item, 1 and up for its edits, each known from its own time on; -1 for a repetition.
+
+    By publication, not by place in the file: in a feed with the newest first, an edit would replace what was known.
+    """
+    item = ["ticker", "source_id"]
+    ordered = rows.sort_values("published_utc", kind="stable").drop_duplicates([*item, "published_utc"])
+    before = ordered.groupby(item, sort=False)["text"].shift()
+    kept = ordered[before.isna() | (ordered["text"] != before)]
+    return kept.groupby(item, sort=False).cumcount().reindex(rows.index, fill_value=-1)
 
 
 # Control characters, and marks without width or against the reading direction, which could hide a handle.
@@ -266,7 +277,7 @@ def _without_personal_data(news: pd.DataFrame, cfg: Config) -> tuple[pd.DataFram
         raise AssertionError(f"personal data is left in interim text: {after}")
     private = news.assign(
         text=text,
-        news_id=key.hash("news", news["source_id"]),
+        news_id=key.hash("news", _identifiers(news)),
         author_key=key.hash("author", news["author"]),
         source=cfg.data.source,
     )
@@ -278,6 +289,12 @@ def _without_personal_data(news: pd.DataFrame, cfg: Config) -> tuple[pd.DataFram
         "key_private": key.private,
     }
     return private, counts
+
+
+def _identifiers(news: pd.DataFrame) -> pd.Series:
+    """The source's own; an edit's carries its time, since an item keeps its text of each time."""
+    edited = news["source_id"] + "\n" + news["published_utc"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return news["source_id"].where(news["version"] == 0, edited)
 
 
 def _rejected_table(unparsed: pd.DataFrame, accounts: list[_Account]) -> pd.DataFrame:

@@ -153,15 +153,32 @@ def test_each_news_rule_rejects_one_row_with_its_place_and_no_value(values, colu
     assert pd.isna(row.value)
 
 
-def test_a_later_edit_never_replaces_what_was_known_earlier():
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_an_edit_is_known_from_its_own_time_on_and_replaces_nothing(newest_first):
     whole = news()
-    edited = whole.assign(
-        text="edited", published_utc=whole["published_utc"] + pd.Timedelta(days=30), line=whole["line"] + 500
+    later = whole.assign(published_utc=whole["published_utc"] + pd.Timedelta(hours=1))
+    edited = later.assign(text="edited", line=whole["line"] + 500)
+    repeated = edited.assign(published_utc=edited["published_utc"] + pd.Timedelta(hours=1), line=whole["line"] + 700)
+    items = pd.concat([edited, whole, repeated])
+    items = items.sort_values("published_utc", ascending=not newest_first, ignore_index=True)
+    interim = clean(items=items, share=1.0)
+    assert set(interim.rejected["line"]) == set(repeated["line"])
+    edits = interim.news[interim.news["text"] == "edited"]
+    first, alone = (
+        found.sort_values("news_id", ignore_index=True)
+        for found in (interim.news.drop(edits.index), clean(items=whole).news)
     )
-    newest_first = pd.concat([edited, whole]).sort_values("published_utc", ascending=False, ignore_index=True)
-    interim = clean(items=newest_first, share=1.0)
-    assert len(interim.news) == 100
-    assert not interim.news["text"].eq("edited").any()
+    pd.testing.assert_frame_equal(first, alone)
+    assert set(edits["published_utc"]) == set(later["published_utc"])
+    assert interim.news["news_id"].is_unique
+
+
+def test_another_text_of_the_same_time_is_refused():
+    whole = news()
+    other = whole.assign(text="other", line=whole["line"] + 500)
+    interim = clean(items=pd.concat([whole, other], ignore_index=True), share=1.0)
+    pd.testing.assert_frame_equal(interim.news, clean(items=whole).news)
+    assert set(interim.rejected["line"]) == set(other["line"])
 
 
 def test_news_shortly_after_the_last_bar_is_kept():

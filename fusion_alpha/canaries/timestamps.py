@@ -34,14 +34,15 @@ GOLDEN = (
     ("2026-12-24T18:00:00Z", "2026-12-28"),
 )
 DELAYED = (("2025-11-28T17:58:59Z", "2025-11-28"), ("2025-11-28T17:59:00Z", "2025-12-01"))  # by a minute
-# id, published, text -> UTC at which it is known; empty: refused, with its place kept among the rejected rows
+# id, published, text -> UTC from which it is known; empty: refused, with its place kept among the rejected rows
 RULES = (
     ("naive", "2026-11-02T15:00:00", "No zone", ""),
     ("once", "2026-11-01T01:30:00-04:00", "Before the clock goes back", "05:30"),
     ("twice", "2026-11-01T01:30:00-05:00", "After the clock went back", "06:30"),
     ("edited", "2026-11-02T15:00:00Z", "Profit rises", "15:00"),
-    ("edited", "2026-11-02T16:00:00Z", "Profit falls", ""),  # under its identifier the earlier text stays as it was
-    ("edit", "2026-11-02T16:00:00Z", "Correction: profit falls", "16:00"),  # under its own it is known from then on
+    ("edited", "2026-11-02T16:00:00Z", "Profit falls", "16:00"),  # an edit is known from its own time on
+    ("edited", "2026-11-02T17:00:00Z", "Profit falls", ""),  # a repetition is no edit
+    ("edited", "2026-11-02T16:00:00Z", "Loss", ""),  # of one time the first text in the file
 )
 FIRST, LAST = "2000-01-03", "2027-12-31"
 _CUT_SHORT = {"2005-06-01": pd.Timestamp("2005-06-01 20:00", tz="UTC")}  # closed early, unannounced; its planned close

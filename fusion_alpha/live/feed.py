@@ -50,7 +50,10 @@ class Headline:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a feed could not do: `kind` is one of a few words, for metrics; `tickers` whom it concerns."""
+    """Something that a feed could not do: `kind` is one of a few words, for metrics; `tickers` whom it concerns.
+
+    A problem of kind "rejected" is about a row or an item: `detail` names its place and the rule that it breaks.
+    """
 
     kind: str
     detail: str
@@ -60,13 +63,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Polled:
-    """One answer. server_utc: the server's clock, where there is one; received_utc: ours at that moment."""
+    """One answer. server_utc: the server's clock, where there is one; received_utc: ours at that moment.
+
+    answered: did the source answer at all, whatever was wrong with parts of it? None where nobody was asked this time.
+    """
 
     bars: list[Bar] = field(default_factory=list)
     headlines: list[Headline] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     server_utc: pd.Timestamp | None = None
     received_utc: pd.Timestamp | None = None
+    answered: bool | None = True
 
 
 class Feed(Protocol):

@@ -84,21 +84,21 @@ class HttpFeed:
     def poll(self, now: pd.Timestamp) -> Polled:
         rest = self._rest_until - self._clock()
         if rest > 0:
-            return _nothing("resting", f"the server wants to be left alone for {rest:.0f} s more")
+            return nothing("resting", f"the server wants to be left alone for {rest:.0f} s more")
         if not self._breaker.allows():
-            return _nothing("breaker_open", "too many failures in a row; the feed is left alone")
+            return nothing("breaker_open", "too many failures in a row; the feed is left alone")
         if not self._bucket.take():
-            return _nothing("throttled", "as many requests as live.requests_per_minute allows were made")
+            return nothing("throttled", "as many requests as live.requests_per_minute allows were made")
         try:
             response = self._ask()
         except Unavailable as error:
             self._breaker.failure()
-            return _nothing("unavailable", str(error))
+            return nothing("unavailable", str(error))
         except Refused as error:
             self._breaker.failure()
             if error.rest_s is not None:
                 self._rest_until = self._clock() + error.rest_s
-            return _nothing(error.kind, str(error))
+            return nothing(error.kind, str(error))
         return self._parsed(response, now)
 
     def _ask(self) -> requests.Response:
@@ -148,7 +148,7 @@ class HttpFeed:
             self._breaker.failure()
             kept = self._quarantine.keep(response.content)
             problem = Problem("malformed", str(error)[:200], quarantined=kept)
-            return Polled(problems=[problem], server_utc=server, received_utc=now)
+            return Polled(problems=[problem], server_utc=server, received_utc=now, answered=False)
         self._breaker.success()
         problems: list[Problem] = []
         fields = answer if isinstance(answer, dict) else {}
@@ -157,11 +157,12 @@ class HttpFeed:
         if problems:
             kept = self._quarantine.keep(response.content)
             problems = [Problem(one.kind, one.detail, one.tickers, kept) for one in problems]
-        return Polled(bars, headlines, problems, server, now)
+        return Polled(bars, headlines, problems, server, now, answered=bool(bars) or not problems)
 
 
-def _nothing(kind: str, detail: str) -> Polled:
-    return Polled(problems=[Problem(kind, detail)])
+def nothing(kind: str, detail: str) -> Polled:
+    """No answer, and why."""
+    return Polled(problems=[Problem(kind, detail)], answered=False)
 
 
 def _all(

@@ -198,6 +198,7 @@ class Router:
             polled.problems,
             polled.server_utc,
             polled.received_utc,
+            polled.answered,
         )
         return History(self._with_bars(bars), self._with_items(items)), rest
 
@@ -255,8 +256,12 @@ class Router:
     def _note_problems(self, polled: Polled) -> None:
         for problem in polled.problems:
             self.parts.metrics.problems.labels(problem.kind).inc()
-        failed = bool(polled.problems) and not polled.bars
-        self._failures = self._failures + 1 if failed else 0
+            if problem.kind == "rejected":  # a row or an item of its source, named once
+                about = {"finding": "rejected", "tickers": list(problem.tickers), "rule": problem.detail}
+                self._write(Entry("reject", about, ("rejected", problem.detail)))
+        if polled.answered is None:
+            return
+        self._failures = 0 if polled.answered else self._failures + 1
         state = "degraded" if polled.problems else "ok"
         state = "down" if self._failures >= self.parts.cfg.live.breaker_failures else state
         self.parts.metrics.feed_is(state)

@@ -53,7 +53,7 @@ def fetch(cfg: Config, raw: Path, market: Callable[[str], Any] | None = None) ->
         raise InputError(f"parameter interval = {cfg.interval}", rule=f"yahoo serves 1d, {allowed}", remedy="change it")
     block = cfg.data.yahoo
     assert block is not None
-    market = market or _yfinance()
+    market = market or connect()
     (raw / "prices").mkdir(parents=True)
     (raw / "news").mkdir()
     fetched = []
@@ -69,12 +69,13 @@ def fetch(cfg: Config, raw: Path, market: Callable[[str], Any] | None = None) ->
     return fetched
 
 
-def _yfinance() -> Callable[[str], Any]:
+def connect(session: Any = None) -> Callable[[str], Any]:
+    """yfinance.Ticker, which raises what is wrong; session: an HTTP session of curl_cffi in place of its own."""
     import yfinance
 
     yfinance.config.debug.hide_exceptions = False  # else it logs an error and answers with an empty table
     yfinance.set_tz_cache_location(str(stage.root() / ".cache/yahoo/yfinance"))
-    return yfinance.Ticker
+    return partial(yfinance.Ticker, session=session)
 
 
 def _history(asset: Any, cfg: Config) -> pd.DataFrame:
@@ -115,22 +116,16 @@ def _answer(ask: Callable[[], Answer], what: str, block: YahooConfig) -> Answer:
 def ended(bars: pd.DataFrame, cfg: Config, symbol: str, now: pd.Timestamp) -> pd.DataFrame:
     """yfinance's table -> the CSV's: date or bar_close_utc first, only bars that had ended at `now`.
 
-    yfinance's index is the bar's opening in the exchange's zone. InputError when nothing is left.
+    InputError when nothing is left.
     """
     table = bars.reset_index(drop=True)
     if len(bars):
-        days = pd.DatetimeIndex(bars.index).tz_localize(None).normalize()
-        clock = sessions.sessions(cfg.data.exchange, days.min(), days.max()).set_index("session")
-        closes = pd.DatetimeIndex(clock["session_close_utc"].reindex(days))  # NaT off the calendar: cleaning refuses it
+        ends = closes(bars, cfg)
         if cfg.bar_minutes is None:
-            table.insert(0, "date", days.strftime("%Y-%m-%d"))
-            table = table[(closes <= now) | closes.isna()]
+            table.insert(0, "date", _days(bars).strftime("%Y-%m-%d"))
         else:
-            opens = pd.DatetimeIndex(bars.index).tz_convert("UTC")
-            ends = opens + pd.Timedelta(minutes=cfg.bar_minutes)
-            ends = ends.where(~((opens < closes) & (closes < ends)), closes)  # the session's last bar may be short
             table.insert(0, "bar_close_utc", ends.strftime("%Y-%m-%dT%H:%M:%SZ"))
-            table = table[ends <= now]
+        table = table[(ends <= now) | ends.isna()]
     if len(table):
         return table
     raise InputError(
@@ -140,22 +135,50 @@ def ended(bars: pd.DataFrame, cfg: Config, symbol: str, now: pd.Timestamp) -> pd
     )
 
 
+def closes(bars: pd.DataFrame, cfg: Config) -> pd.DatetimeIndex:
+    """When each bar of yfinance's table ends, in UTC; NaT for a day that is no session, which cleaning refuses.
+
+    yfinance's index is the bar's opening in the exchange's zone.
+    """
+    days = _days(bars)
+    clock = sessions.sessions(cfg.data.exchange, days.min(), days.max()).set_index("session")
+    ends = pd.DatetimeIndex(clock["session_close_utc"].reindex(days))
+    if cfg.bar_minutes is None:
+        return ends
+    opens = pd.DatetimeIndex(bars.index).tz_convert("UTC")
+    stops = opens + pd.Timedelta(minutes=cfg.bar_minutes)
+    return stops.where(~((opens < ends) & (ends < stops)), ends)  # the session's last bar may be short
+
+
+def _days(bars: pd.DataFrame) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(bars.index).tz_localize(None).normalize()
+
+
 def remember(symbol: str, items: Iterable[dict[str, Any]]) -> list[str]:
     """Add unseen items to the store of the main checkout; returns all lines of the ticker, oldest fetch first."""
     store = stage.root() / ".cache/yahoo/news" / f"{symbol}.jsonl"
     lines = store.read_text().splitlines() if store.exists() else []
-    seen = {_identity(json.loads(line)) for line in lines}
+    seen = {identity(json.loads(line)) for line in lines}
     for item in items:
-        if _identity(item) not in seen:
-            seen.add(_identity(item))
+        if identity(item) not in seen:
+            seen.add(identity(item))
             lines.append(json.dumps(item, sort_keys=True))
     files.write_text(store, "".join(f"{line}\n" for line in lines))
     return lines
 
 
-def _identity(item: dict[str, Any]) -> str:
+def identity(item: dict[str, Any]) -> str:
     """The item's id (yfinance before 0.2.54 called it uuid), else all of it."""
     return str(item.get("id") or item.get("uuid") or json.dumps(item, sort_keys=True))
+
+
+def story(item: dict[str, Any]) -> tuple[str | None, str | None]:
+    """When an item was published, as text, and its title; None for what it does not say."""
+    content = item["content"] if isinstance(item.get("content"), dict) else item
+    published, title = content.get("pubDate", content.get("providerPublishTime")), content.get("title")
+    if isinstance(published, int):  # seconds since 1970, in yfinance's older form
+        published = pd.Timestamp(published, unit="s", tz="UTC").isoformat()
+    return published if isinstance(published, str) else None, title if isinstance(title, str) else None
 
 
 def read(cfg: Config, raw: Path) -> RawRows:
@@ -166,15 +189,10 @@ def read(cfg: Config, raw: Path) -> RawRows:
     for path in sorted((raw / "news").iterdir()):
         file = path.relative_to(raw).as_posix()
         for line, item in parsing.json_lines(path.read_bytes(), file, refused):
-            content = item["content"] if isinstance(item.get("content"), dict) else item
-            published = content.get("pubDate", content.get("providerPublishTime"))
-            if isinstance(published, int):  # seconds since 1970, in yfinance's older form
-                published = pd.Timestamp(published, unit="s", tz="UTC").isoformat()
-            title = content.get("title")
-            if not isinstance(title, str) or not isinstance(published, str):
-                column = "pubDate" if isinstance(title, str) else "title"
-                refused.add("news", file, line, column, "present, as text")
+            published, title = story(item)
+            if published is None or title is None:
+                refused.add("news", file, line, "title" if title is None else "pubDate", "present, as text")
                 continue
-            rows.append((file, line, path.stem.upper(), _identity(item), published, title, None, False, None, None))
+            rows.append((file, line, path.stem.upper(), identity(item), published, title, None, False, None, None))
     news = parsing.published(rows, refused, "pubDate", parsing.ZONED, parsing.instants)
     return RawRows(prices=prices, news=news, rejected=refused.frame())

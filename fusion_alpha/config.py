@@ -3,8 +3,8 @@
 `make params` composes conf/ into params.yaml exactly as `dvc exp run` does; stages read params.yaml, take
 `key=value` overrides when run by hand, and refuse a key, type or range that the classes below do not allow.
 
-    python -m fusion_alpha.config             compose conf/ into params.yaml
-    python -m fusion_alpha.config --check     exit 1 when params.yaml is not what conf/ composes to
+    python -m fusion_alpha.config             compose conf/ into params.yaml, and minute/params.yaml
+    python -m fusion_alpha.config --check     exit 1 when they are not what conf/ composes to
 """
 
 import argparse
@@ -25,6 +25,7 @@ from fusion_alpha.errors import InputError
 
 PARAMS = Path("params.yaml")
 CONF = Path("conf")
+MINUTE = Path("minute") / PARAMS  # of the small one-minute model that the router takes: conf/experiment/minute.yaml
 _OPEN = "tune.space."  # a block whose keys are not fixed: an override adds one, or replaces it whole
 _REMEDY = "change it where it was set: conf/, -S or the command line; `make params` brings the defaults back"
 
@@ -120,6 +121,24 @@ class DataConfig:
             (self.train_start, self.dev_start, self.test_start, self.test_end),
             "ascending dates",
         )
+
+
+@dataclass
+class PrivacyConfig:
+    """Sources whose raw files are age-encrypted, and the public keys that they are encrypted to."""
+
+    sensitive: list[str]
+    recipients: list[str]
+
+    def __post_init__(self) -> None:
+        known = ("csv", "stocknet", "yahoo")
+        rule = f"of {', '.join(known)}; nobody is in the lab's data"
+        _require(set(self.sensitive) <= set(known), "privacy.sensitive", self.sensitive, rule)
+        keys = all(re.fullmatch(r"age1[0-9a-z]{58}", key) for key in self.recipients)
+        _require(keys, "privacy.recipients", "...", "public keys as age1...; a secret one belongs in no configuration")
+        needs = not self.sensitive or bool(self.recipients)
+        rule = "at least one where privacy.sensitive names a source: python -m fusion_alpha.privacy key makes one"
+        _require(needs, "privacy.recipients", self.recipients, rule)
 
 
 @dataclass
@@ -608,6 +627,7 @@ class Config:
     end: str | None
     hypothesis: str
     data: DataConfig
+    privacy: PrivacyConfig
     text: TextConfig
     model: ModelConfig
     target: TargetConfig
@@ -783,26 +803,26 @@ def compose(into: Path, overrides: list[str] | None = None) -> None:
     """Write what conf/ composes to, through the function that `dvc exp run` itself calls."""
     from dvc.utils.hydra import compose_and_dump
 
+    into.parent.mkdir(parents=True, exist_ok=True)
     compose_and_dump(into, str(CONF.resolve()), None, "config", str(Path.cwd()), overrides or [])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m fusion_alpha.config", description="Compose conf/ into params.yaml."
+        prog="python -m fusion_alpha.config", description="Compose conf/ into params.yaml and minute/params.yaml."
     )
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 when they differ")
-    parser.add_argument("overrides", nargs="*", help="as for -S: data=stocknet train.epochs=3")
+    parser.add_argument("overrides", nargs="*", help="of params.yaml, as for -S: data=stocknet train.epochs=3")
     arguments = parser.parse_args()
-    if not arguments.check:
-        compose(PARAMS, arguments.overrides)
-        return 0
+    chosen = {PARAMS: arguments.overrides, MINUTE: ["+experiment=minute"]}
     with tempfile.TemporaryDirectory() as folder:
-        composed = Path(folder) / "params.yaml"
-        compose(composed, arguments.overrides)
-        if composed.read_bytes() == PARAMS.read_bytes():
-            return 0
-    sys.stderr.write("params.yaml is not what conf/ composes to; run `make params` and commit both\n")
-    return 1
+        for path, overrides in chosen.items():
+            composed = Path(folder) / path if arguments.check else path
+            compose(composed, overrides)
+            if not path.exists() or composed.read_bytes() != path.read_bytes():
+                sys.stderr.write(f"{path} is not what conf/ composes to; run `make params` and commit both\n")
+                return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,20 +2,31 @@
 
 manifest.json names for every file its url, sha256 and bytes, sorted by path. When it was fetched is not in it, or
 equal content would not have an equal hash: that goes to .cache/retrieved.json of the main checkout.
+
+Of a sensitive source the files are sealed (fusion_alpha.sealed), and the manifest names the keys that they are sealed
+to; hashes and bytes are those of the sealed files, so that a manifest gives nothing away and is checked without a key.
+Sealing the same content twice gives different bytes, hence `keep_sealed`: what has not changed keeps its bytes, its
+hash, and every stage after it.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from fusion_alpha import files
+from fusion_alpha import files, sealed
 from fusion_alpha.errors import InputError
 from fusion_alpha.sources import RawFile
 
 MANIFEST = "manifest.json"
 
 
-def write_manifest(raw: Path, source: str, fetched: list[RawFile]) -> None:
-    """Name every file below `raw`; the source must have listed exactly those that are there."""
+def write_manifest(raw: Path, source: str, fetched: list[RawFile], recipients: Sequence[str] = ()) -> None:
+    """Name every file below `raw`; the source must have listed exactly those that are there.
+
+    recipients: public keys that the files are sealed to; none for plain files.
+    """
+    assert all(sealed.is_sealed(file.path) == bool(recipients) for file in fetched), f"plain and sealed: {fetched}"
     present = {path for path in raw.rglob("*") if path.is_file()}
     assert present == {file.path for file in fetched}, f"listed {sorted(fetched, key=str)}, present {sorted(present)}"
     entries = [
@@ -27,7 +38,25 @@ def write_manifest(raw: Path, source: str, fetched: list[RawFile]) -> None:
         }
         for file in fetched
     ]
-    files.write_json(raw / MANIFEST, {"source": source, "files": sorted(entries, key=lambda entry: str(entry["path"]))})
+    content: dict[str, Any] = {"source": source, "files": sorted(entries, key=lambda entry: str(entry["path"]))}
+    files.write_json(raw / MANIFEST, content | ({"recipients": sorted(recipients)} if recipients else {}))
+
+
+def keep_sealed(new: Path, old: Path, recipients: Sequence[str]) -> int:
+    """Give sealed files below `new` the bytes that they have below `old`, where content and recipients are the same.
+
+    Returns how many got them. Raises InputError where no identity opens a file of either: whether it has changed
+    cannot be said then.
+    """
+    if not (old / MANIFEST).exists() or files.read_json(old / MANIFEST).get("recipients") != sorted(recipients):
+        return 0
+    kept = 0
+    for path in sorted(path for path in new.rglob(f"*{sealed.SUFFIX}") if path.is_file()):
+        before = old / path.relative_to(new)
+        if before.is_file() and sealed.unseal(before.read_bytes(), str(before)) == sealed.read(sealed.plain(path)):
+            files.write_bytes(path, before.read_bytes())
+            kept += 1
+    return kept
 
 
 def verify(raw: Path, source: str) -> int:
@@ -55,7 +84,8 @@ def verify(raw: Path, source: str) -> int:
                 "missing, or not as it was fetched",
                 file=path,
                 rule=f"SHA-256 {entry['sha256']} of {manifest.name}",
-                remedy="raw data is never edited: run `dvc checkout`, or ingest again",
+                remedy="raw data is never edited: run `dvc checkout`, or ingest again; a key rotation that was "
+                "interrupted: run it again",
             )
     named = {raw / entry["path"] for entry in content["files"]} | {manifest}
     extra = sorted(path for path in raw.rglob("*") if path.is_file() and path not in named)

@@ -206,8 +206,6 @@ def test_the_archive_at_hand_in_full(shared_data, tmp_path):
 def test_download_helper_is_what_fetch_uses(tmp_path, monkeypatch):
     source = archive(tmp_path / "a.zip", stocknet_files())
     asked = []
-    monkeypatch.setattr(
-        download, "to_file", lambda url, path, remedy: (asked.append(url), path.write_bytes(source.read_bytes()))
-    )
+    monkeypatch.setattr(download, "content", lambda url, remedy: asked.append(url) or source.read_bytes())
     (file,) = fetch(tmp_path, {"url": "https://example.org/master.zip"})
     assert asked == [file.url] == ["https://example.org/master.zip"]

@@ -8,6 +8,7 @@ import pytest
 from source_inputs import configuration
 from yfinance.exceptions import YFPricesMissingError, YFRateLimitError
 
+from fusion_alpha import sealed
 from fusion_alpha.errors import InputError
 from fusion_alpha.sources import yahoo
 
@@ -148,5 +149,5 @@ def test_tickers_and_interval_are_asked_for(tmp_path):
 
 
 def test_store_holds_items_as_they_came(tmp_path):
-    lines = yahoo.remember("TSLA", [story(1, title="é ✓")])
+    lines = yahoo.remember("TSLA", [story(1, title="é ✓")], sealed.writer(configuration("yahoo")))
     assert json.loads(lines[0]) == story(1, title="é ✓")

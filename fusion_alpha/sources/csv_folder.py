@@ -25,7 +25,6 @@ then looks like a crash. A mistake in actions.csv stops the run, since it would 
 """
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusion_alpha import stage
+from fusion_alpha import sealed, stage
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.sources import PRICE_COLUMNS, RawFile, RawRows, parsing
@@ -46,11 +45,12 @@ LAYOUT = "FOLDER/prices/TICKER.csv, FOLDER/news/*.jsonl; see fusion_alpha/source
 
 
 def fetch(cfg: Config, raw: Path) -> list[RawFile]:
-    """Copy the folder's price, action and news files below `raw`, unchanged.
+    """Copy the folder's price, action and news files below `raw`, unchanged, or sealed where the source is sensitive.
 
-    Raises InputError when the folder is absent or holds no price file.
+    The folder may hold sealed files itself. Raises InputError when it is absent or holds no price file, and for sealed
+    files of a source that is not sensitive: raw would hold their content in the clear.
     """
-    folder = _folder(cfg)
+    folder, write = _folder(cfg), sealed.writer(cfg)
     chosen = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_input(path.relative_to(folder))]
     if not any(path.parent.name == "prices" for path in chosen):
         raise InputError("no prices/TICKER.csv inside", file=folder, rule=LAYOUT, remedy="correct data.csv.folder")
@@ -59,10 +59,16 @@ def fetch(cfg: Config, raw: Path) -> list[RawFile]:
         log.warning("csv: %d other files in %s are not read, e.g. %s", len(ignored), folder, min(ignored).name)
     fetched = []
     for path in chosen:
-        place = path.relative_to(folder)
-        (raw / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, raw / place)
-        fetched.append(RawFile(raw / place, f"file:{place.as_posix()}"))
+        if sealed.is_sealed(path) and "csv" not in cfg.privacy.sensitive:
+            raise InputError(
+                "a sealed file of a source that is not sensitive",
+                file=path,
+                rule="what is sealed stays so",
+                remedy="-S 'privacy.sensitive=[csv]', with privacy.recipients",
+            )
+        place = sealed.plain(path).relative_to(folder)
+        written = write(raw / place, sealed.read(sealed.plain(path)))
+        fetched.append(RawFile(written, f"file:{path.relative_to(folder).as_posix()}"))
     return fetched
 
 
@@ -76,6 +82,7 @@ def _folder(cfg: Config) -> Path:
 
 def _is_input(place: Path) -> bool:
     """Is a file at this place below the folder one that `read` reads?"""
+    place = sealed.plain(place)
     if len(place.parts) == 2:
         return (place.parts[0], place.suffix.lower()) in {("prices", ".csv"), ("news", ".jsonl")}
     return place.as_posix() == ACTIONS
@@ -90,11 +97,11 @@ def read(cfg: Config, raw: Path) -> RawRows:
 def read_prices(raw: Path, refused: parsing.Refusals) -> pd.DataFrame:
     """Bars of prices/*.csv with a complete adj_close. InputError where two files are of one ticker."""
     frames: dict[str, pd.DataFrame] = {}
-    for path in sorted((raw / "prices").iterdir()):
+    for path in sealed.listed(raw / "prices"):
         ticker, file = path.stem.upper(), path.relative_to(raw).as_posix()
         if ticker in frames:
             raise InputError(f"a second file of {ticker}", file=file, rule="one file a ticker", remedy="merge the two")
-        frames[ticker] = parsing.price_file(path.read_bytes(), file, ticker, refused)
+        frames[ticker] = parsing.price_file(sealed.read(path), file, ticker, refused)
         if frames[ticker].empty:
             log.warning("%s: not one bar; %s is left out", file, ticker)
     actions = _actions(raw, set(frames))
@@ -107,10 +114,10 @@ def read_prices(raw: Path, refused: parsing.Refusals) -> pd.DataFrame:
 def _actions(raw: Path, tickers: set[str]) -> pd.DataFrame:
     """ticker, session, split, dividend; InputError for any row that is not right."""
     path = raw / ACTIONS
-    if not path.exists():
+    if not sealed.exists(path):
         return pd.DataFrame({"ticker": [], "session": [], "split": [], "dividend": []})
     refused = parsing.Refusals()
-    frame = parsing.csv_rows(path.read_bytes(), ACTIONS, "prices", refused)
+    frame = parsing.csv_rows(sealed.read(path), ACTIONS, "prices", refused)
     parsing.require_columns(frame, ACTION_COLUMNS, ACTIONS)
     parsed = frame[["line"]].assign(
         source_file=ACTIONS,
@@ -154,9 +161,9 @@ def adjusted(bars: pd.DataFrame, actions: pd.DataFrame) -> pd.Series:
 
 def _news(raw: Path, refused: parsing.Refusals) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
-    for path in sorted((raw / "news").glob("*")):
+    for path in sealed.listed(raw / "news"):
         file = path.relative_to(raw).as_posix()
-        rows += _items(path.read_bytes(), file, refused)
+        rows += _items(sealed.read(path), file, refused)
     return parsing.published(rows, refused, "published_utc", parsing.ZONED, parsing.instants)
 
 

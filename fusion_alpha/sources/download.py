@@ -1,8 +1,7 @@
-"""A file from a URL: progress bar, time-outs, retries, whole or absent."""
+"""A file from a URL into memory: progress bar, time-outs, retries, all of it or nothing."""
 
 import logging
 import time
-from pathlib import Path
 
 import requests
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -18,19 +17,17 @@ _WAIT_S = 2.0  # before the second try; doubles
 _CHUNK_BYTES = 1 << 18
 
 
-def to_file(url: str, path: Path, remedy: str) -> None:
-    """Download `url` to `path`; tries TRIES times, and leaves nothing at `path` unless all of it arrived.
+def content(url: str, remedy: str) -> bytes:
+    """What is at `url`, all of it or nothing; asks TRIES times. In memory: the source may be one that is sealed.
 
     Raises InputError, with `remedy`, when the network, the server or the length of what came says no.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    for attempt in range(1, TRIES + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
-            _stream(url, partial)
-            partial.replace(path)
-            return
+            return _stream(url)
         except (requests.RequestException, OSError) as error:
-            partial.unlink(missing_ok=True)
             response = getattr(error, "response", None)
             final = attempt == TRIES or (response is not None and 400 <= response.status_code < 500)
             if final:
@@ -41,20 +38,21 @@ def to_file(url: str, path: Path, remedy: str) -> None:
             time.sleep(_WAIT_S * 2 ** (attempt - 1))
 
 
-def _stream(url: str, partial: Path) -> None:
+def _stream(url: str) -> bytes:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with requests.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)) as response:
         response.raise_for_status()
         length = response.headers.get("Content-Length")
         total = int(length) if length and "Content-Encoding" not in response.headers else None
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress, partial.open("wb") as handle:
-            task = progress.add_task(partial.stem, total=total)
+        received = bytearray()
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            task = progress.add_task(url.rpartition("/")[2], total=total)
             for chunk in response.iter_content(_CHUNK_BYTES):
-                handle.write(chunk)
+                received += chunk
                 progress.update(task, advance=len(chunk))
-        received = partial.stat().st_size
-        if total is not None and received != total:
-            raise requests.ConnectionError(f"{received} of {total} bytes came")
+        if total is not None and len(received) != total:
+            raise requests.ConnectionError(f"{len(received)} of {total} bytes came")
+    return bytes(received)
 
 
 def _short(error: Exception) -> str:

@@ -13,21 +13,21 @@ Rejected rows name their place as ARCHIVE!MEMBER, the member without the archive
 """
 
 import hashlib
+import io
 import logging
 import os
 import re
-import shutil
 import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 
-from fusion_alpha import benchmark, files
+from fusion_alpha import benchmark, sealed
 from fusion_alpha.config import Config, StocknetConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.sources import PRICE_COLUMNS, RawFile, RawRows, download, parsing
@@ -51,16 +51,14 @@ def fetch(cfg: Config, raw: Path) -> list[RawFile]:
     """
     block = cfg.data.stocknet
     assert block is not None
-    archive = raw / ARCHIVE
     local = local_archive(block)
     if local is None:
-        download.to_file(block.url, archive, remedy=f"download it by hand and set ${VARIABLE} to the file")
+        content = download.content(block.url, remedy=f"download it by hand and set ${VARIABLE} to the file")
         url = block.url
     else:
-        shutil.copyfile(local, archive)
-        url = f"file:{local.name}"
-    verify(archive, block, named=str(local or block.url))
-    return [RawFile(archive, url)]
+        content, url = local.read_bytes(), f"file:{local.name}"
+    verify(content, block, named=str(local or block.url))
+    return [RawFile(sealed.writer(cfg)(raw / ARCHIVE, content), url)]
 
 
 def local_archive(block: StocknetConfig) -> Path | None:
@@ -79,10 +77,10 @@ def local_archive(block: StocknetConfig) -> Path | None:
     return path
 
 
-def verify(archive: Path, block: StocknetConfig, named: str) -> None:
+def verify(content: bytes, block: StocknetConfig, named: str) -> None:
     """Check every member's CRC and both checksums; InputError names the archive as `named`."""
     again = "fetch the archive again; its content may have changed upstream"
-    whole = files.sha256(archive)
+    whole = hashlib.sha256(content).hexdigest()
     if block.sha256 is not None and whole != block.sha256:
         raise InputError(
             f"SHA-256 is {whole}",
@@ -90,24 +88,24 @@ def verify(archive: Path, block: StocknetConfig, named: str) -> None:
             rule=f"data.stocknet.sha256 = {block.sha256}",
             remedy=f"{again}; null accepts any packing, data.stocknet.price_sha256 still checks the prices",
         )
-    with opened(archive, named) as source:
+    with opened(io.BytesIO(content), named) as source:
         try:
             broken = source.testzip()
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise InputError(f"a damaged archive ({error})", file=named, rule="a whole zip", remedy=again) from None
         if broken is not None:
             raise InputError(f"member {broken} is damaged", file=named, rule="CRC-32 as in the zip", remedy=again)
-        content = price_sha256(source, members(source, named))
-    if block.price_sha256 is not None and content != block.price_sha256:
+        prices = price_sha256(source, members(source, named))
+    if block.price_sha256 is not None and prices != block.price_sha256:
         raise InputError(
-            f"SHA-256 of the price files is {content}",
+            f"SHA-256 of the price files is {prices}",
             file=named,
             rule=f"data.stocknet.price_sha256 = {block.price_sha256}",
             remedy=again,
         )
 
 
-def opened(archive: Path, named: str) -> zipfile.ZipFile:
+def opened(archive: Path | BinaryIO, named: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, EOFError) as error:
@@ -147,7 +145,7 @@ def read(cfg: Config, raw: Path) -> RawRows:
     assert block is not None
     archive = raw / ARCHIVE
     refused = parsing.Refusals()
-    with opened(archive, str(archive)) as source:
+    with sealed.stream(archive) as content, opened(content, str(archive)) as source:
         inside = members(source, str(archive))
         prices = _prices(source, inside, refused)
         news = _tweets(source, inside, refused)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from rich.progress import track
 
-from fusion_alpha import files, sessions, stage
+from fusion_alpha import sealed, sessions, stage
 from fusion_alpha.config import Config, YahooConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.sources import RawFile, RawRows, csv_folder, parsing
@@ -34,6 +34,7 @@ from fusion_alpha.sources import RawFile, RawRows, csv_folder, parsing
 log = logging.getLogger(__name__)
 
 MINUTES = (1, 2, 5, 15, 30, 60, 90)  # bars within the day that Yahoo serves
+STORE = Path(".cache/yahoo/news")  # in the main checkout
 HEADLINES = 100  # asked for at a time; Yahoo gives fewer
 _WAIT_S = 5.0  # before the second try; doubles
 
@@ -54,18 +55,17 @@ def fetch(cfg: Config, raw: Path, market: Callable[[str], Any] | None = None) ->
     block = cfg.data.yahoo
     assert block is not None
     market = market or connect()
-    (raw / "prices").mkdir(parents=True)
-    (raw / "news").mkdir()
+    write = sealed.writer(cfg)
     fetched = []
     for symbol in track(cfg.tickers, "yahoo", console=stage.console, transient=True):
         asset = market(symbol)
         bars = _answer(partial(_history, asset, cfg), f"bars of {symbol}", block)
         items = _answer(partial(asset.get_news, count=HEADLINES), f"headlines of {symbol}", block)
         prices, news = raw / "prices" / f"{symbol}.csv", raw / "news" / f"{symbol}.jsonl"
-        ended(bars, cfg, symbol, pd.Timestamp.now("UTC")).to_csv(prices, index=False)
-        files.write_text(news, "".join(f"{line}\n" for line in remember(symbol, items)))
+        table = ended(bars, cfg, symbol, pd.Timestamp.now("UTC")).to_csv(index=False)
         quote = f"https://finance.yahoo.com/quote/{symbol}"
-        fetched += [RawFile(prices, f"{quote}/history"), RawFile(news, f"{quote}/news")]
+        fetched.append(RawFile(write(prices, table.encode()), f"{quote}/history"))
+        fetched.append(RawFile(write(news, _text(remember(symbol, items, write))), f"{quote}/news"))
     return fetched
 
 
@@ -154,17 +154,21 @@ def _days(bars: pd.DataFrame) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(bars.index).tz_localize(None).normalize()
 
 
-def remember(symbol: str, items: Iterable[dict[str, Any]]) -> list[str]:
+def remember(symbol: str, items: Iterable[dict[str, Any]], write: sealed.Write) -> list[str]:
     """Add unseen items to the store of the main checkout; returns all lines of the ticker, oldest fetch first."""
-    store = stage.root() / ".cache/yahoo/news" / f"{symbol}.jsonl"
-    lines = store.read_text().splitlines() if store.exists() else []
+    store = stage.root() / STORE / f"{symbol}.jsonl"
+    lines = sealed.read(store).decode().splitlines() if sealed.exists(store) else []
     seen = {identity(json.loads(line)) for line in lines}
     for item in items:
         if identity(item) not in seen:
             seen.add(identity(item))
             lines.append(json.dumps(item, sort_keys=True))
-    files.write_text(store, "".join(f"{line}\n" for line in lines))
+    write(store, _text(lines))
     return lines
+
+
+def _text(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def identity(item: dict[str, Any]) -> str:
@@ -186,9 +190,9 @@ def read(cfg: Config, raw: Path) -> RawRows:
     refused = parsing.Refusals()
     prices = csv_folder.read_prices(raw, refused)
     rows: list[tuple[Any, ...]] = []
-    for path in sorted((raw / "news").iterdir()):
+    for path in sealed.listed(raw / "news"):
         file = path.relative_to(raw).as_posix()
-        for line, item in parsing.json_lines(path.read_bytes(), file, refused):
+        for line, item in parsing.json_lines(sealed.read(path), file, refused):
             published, title = story(item)
             if published is None or title is None:
                 refused.add("news", file, line, "title" if title is None else "pubDate", "present, as text")

@@ -79,8 +79,13 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` with sorted keys and a final newline; NaN and Infinity are refused."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Write `content` as `to_json` gives it."""
+    write_text(path, to_json(content))
+
+
+def to_json(content: Any) -> str:
+    """`content` with sorted keys and a final newline; NaN and Infinity are refused."""
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, remedy: str = "run `dvc checkout`, or the stage that writes it") -> Any:

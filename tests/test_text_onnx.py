@@ -14,10 +14,11 @@ from onnx import helper, numpy_helper
 
 from fusion_alpha import config
 from fusion_alpha.errors import InputError
-from fusion_alpha.files import read_json, write_json
+from fusion_alpha.files import read_json, sha256, write_json
+from fusion_alpha.onnx_models import MANIFEST, digest, session
 from fusion_alpha.text import onnx_encoder, onnx_export
 from fusion_alpha.text.encoders import create, create_torch, encode
-from fusion_alpha.text.onnx_encoder import LIMITS, Limits, OnnxEncoder, digest, session
+from fusion_alpha.text.onnx_encoder import LIMITS, Limits, OnnxEncoder
 from fusion_alpha.text.onnx_quantize import quantized
 
 PRECISIONS = ("float32", "int8")
@@ -83,14 +84,14 @@ def test_bits_depend_on_the_text_alone(folders, loose, precision):
 
 def test_equal_weights_give_equal_files_that_name_no_folder(folders, weights, loose, tmp_path):
     onnx_export.export(create_torch(tiny_bert.config(weights)), tmp_path / "again", "int8")
-    for name in (*onnx_encoder.FILES, onnx_encoder.MANIFEST):
+    for name in (*onnx_encoder.FILES, MANIFEST):
         content = (folders["int8"] / name).read_bytes()
         assert (tmp_path / "again" / name).read_bytes() == content
         assert b"site-packages" not in content
         assert b"/tmp/" not in content
 
 
-@pytest.mark.parametrize("name", [*onnx_encoder.FILES, onnx_encoder.MANIFEST])
+@pytest.mark.parametrize("name", [*onnx_encoder.FILES, MANIFEST])
 def test_one_flipped_bit_is_refused(folders, loose, tmp_path, name):
     shutil.copytree(folders["int8"], tmp_path / "copy")
     content = (folders["int8"] / name).read_bytes()
@@ -118,9 +119,9 @@ def test_a_machine_that_computes_something_else_is_refused(folders, tmp_path, mo
     folder = tmp_path / "copy"
     shutil.copytree(folders["float32"], folder)
     shutil.copy(folders["int8"] / onnx_encoder.MODEL, folder)
-    manifest = read_json(folder / onnx_encoder.MANIFEST)
-    manifest["files"][onnx_encoder.MODEL] = onnx_encoder.sha256(folder / onnx_encoder.MODEL)
-    write_json(folder / onnx_encoder.MANIFEST, manifest | {"digest": digest(manifest)})
+    manifest = read_json(folder / MANIFEST)
+    manifest["files"][onnx_encoder.MODEL] = sha256(folder / onnx_encoder.MODEL)
+    write_json(folder / MANIFEST, manifest | {"digest": digest(manifest)})
     with pytest.raises(InputError, match="golden text"):
         OnnxEncoder(folder, settings("float32"))
 

@@ -6,25 +6,22 @@ inside a text, and products go row by row. With one row ONNX Runtime takes anoth
 text that is alone is given twice. As with torch, another processor may give other last bits.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from fusion_alpha.config import TextConfig
 from fusion_alpha.errors import InputError
-from fusion_alpha.files import read_json, sha256
+from fusion_alpha.onnx_models import MANIFEST, session, verified
 from fusion_alpha.text.encoders import Part, Spec, run_ahead
 
-MODEL, TOKENIZER, GOLDEN, MANIFEST = "model.onnx", "tokenizer.json", "golden.safetensors", "manifest.json"
+MODEL, TOKENIZER, GOLDEN = "model.onnx", "tokenizer.json", "golden.safetensors"
 FILES = (MODEL, TOKENIZER, GOLDEN)
 FORMAT = 1
 _REMEDY = "delete the folder; it is exported again at the next use (or by the stage that wrote it)"
@@ -42,31 +39,6 @@ class Limits(NamedTuple):
 LIMITS = {"float32": Limits(1e-5, 1e-3), "int8": Limits(0.02, 0.5)}
 
 
-def digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own digest."""
-    content = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def verified(folder: Path) -> dict[str, Any]:
-    """The manifest of an exported encoder; InputError unless it and every file are what the export wrote."""
-    for name in (*FILES, MANIFEST):
-        if not (folder / name).is_file():
-            raise InputError("no such file", file=folder / name, rule="an exported encoder", remedy=_REMEDY)
-    manifest = read_json(folder / MANIFEST, _REMEDY)
-    if not isinstance(manifest, dict) or manifest.get("digest") != digest(manifest):
-        raise InputError("the manifest was changed", file=folder / MANIFEST, rule="its own digest", remedy=_REMEDY)
-    if manifest["format"] != FORMAT:
-        raise InputError(f"format {manifest['format']}", file=folder / MANIFEST, rule=f"{FORMAT}", remedy=_REMEDY)
-    for name in FILES:
-        found, expected = sha256(folder / name), manifest["files"][name]
-        if found != expected:
-            raise InputError(
-                f"SHA-256 is {found}", file=folder / name, rule=f"the manifest: {expected}", remedy=_REMEDY
-            )
-    return manifest
-
-
 class OnnxEncoder:
     """`Encoder` from `folder`.
 
@@ -75,7 +47,7 @@ class OnnxEncoder:
     """
 
     def __init__(self, folder: Path, cfg: TextConfig) -> None:
-        manifest = verified(folder)
+        manifest = verified(folder, FORMAT, _REMEDY)
         for name in ("name", "precision", "dim"):
             if getattr(cfg, name) != manifest[name]:
                 raise InputError(
@@ -151,14 +123,3 @@ class OnnxEncoder:
                     rule=f"at most {limits.embedding:g} and {limits.logit:g}",
                     remedy="this processor computes something else: set text.precision=float32, or text.engine=torch",
                 )
-
-
-def session(model: bytes) -> onnxruntime.InferenceSession:
-    """A session of one thread, which several threads may use at once."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # plans memory for one shape; here every length is another
-    options.use_deterministic_compute = True
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -12,11 +12,9 @@ import argparse
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +28,9 @@ from sklearn.metrics import f1_score
 
 from fusion_alpha.config import TextConfig, load
 from fusion_alpha.errors import InputError
-from fusion_alpha.files import replace_folder, sha256, write_bytes, write_json
+from fusion_alpha.files import replace_folder, sha256, write_bytes
+from fusion_alpha.onnx_graph import graph
+from fusion_alpha.onnx_models import session, versions, write_manifest
 from fusion_alpha.stage import root, set_up
 from fusion_alpha.text import weights
 from fusion_alpha.text.encoders import LABELS, create_torch
@@ -39,12 +39,9 @@ from fusion_alpha.text.onnx_encoder import (
     FORMAT,
     GOLDEN,
     LIMITS,
-    MANIFEST,
     MODEL,
     TOKENIZER,
     OnnxEncoder,
-    digest,
-    session,
 )
 from fusion_alpha.text.onnx_quantize import quantized
 from fusion_alpha.text.phrases import sentences
@@ -52,7 +49,6 @@ from fusion_alpha.text.transformer import TransformerEncoder, tokenize
 
 _EVERY = 12  # of the project's sentences, one in so many
 _GOLDEN = 8  # texts whose vectors every load checks
-_PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch", "transformers")
 
 log = logging.getLogger("fusion_alpha.text.onnx_export")
 
@@ -76,7 +72,7 @@ def exported(cfg: TextConfig) -> OnnxEncoder:
         "weights": weights.check(source, cfg),
         "head": None if cfg.head is None else sha256(Path(cfg.head) / weights.WEIGHTS),
         "format": FORMAT,
-        "versions": _versions(),
+        "versions": versions("transformers"),
     }
     name = blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
     folder = root() / ".cache" / "onnx" / f"{cfg.name}-{cfg.precision}-{name}"
@@ -115,7 +111,7 @@ def export(encoder: TransformerEncoder, folder: Path, precision: str) -> dict[st
         "labels": list(LABELS),
         "weights_sha256": encoder.spec.weights_sha256,
         "head_sha256": encoder.spec.head_sha256,
-        "versions": _versions(),
+        "versions": versions("transformers"),
         "parity": measured | {"limits": LIMITS[precision]._asdict()},
     }
 
@@ -123,8 +119,7 @@ def export(encoder: TransformerEncoder, folder: Path, precision: str) -> dict[st
         write_bytes(partial / MODEL, content)
         encoder.tokenizer.backend_tokenizer.save(str(partial / TOKENIZER))
         write_bytes(partial / GOLDEN, to_bytes(_golden([ids[row] for row in golden], found, golden)))
-        whole = manifest | {"files": {name: sha256(partial / name) for name in FILES}}
-        write_json(partial / MANIFEST, whole | {"digest": digest(whole)})
+        write_manifest(partial, manifest, FILES)
 
     replace_folder(folder, fill)
     return manifest
@@ -166,36 +161,10 @@ def _gate(measured: dict[str, Any], precision: str) -> None:
 
 
 def _graph(module: torch.nn.Module) -> onnx.ModelProto:
-    """The float32 graph of token ids (B, L), both free, without notes on where it was made."""
+    """The float32 graph of token ids (B, L), both free."""
     rows, tokens = torch.export.Dim("rows", min=2), torch.export.Dim("tokens", min=2, max=512)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            (torch.full((3, 11), 7),),
-            dynamo=True,
-            dynamic_shapes=({0: rows, 1: tokens},),
-            input_names=["ids"],
-            output_names=["vectors", "class_logits"],
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del model.graph.metadata_props[:], model.graph.value_info[:], model.metadata_props[:]
-    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
-        del value.metadata_props[:]
-    return model
-
-
-class _quiet(warnings.catch_warnings):
-    """No advice from the exporter about packages and deprecations of its own."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    shapes = ({0: rows, 1: tokens},)
+    return graph(module, (torch.full((3, 11), 7),), shapes, inputs=["ids"], outputs=["vectors", "class_logits"])
 
 
 def _of_torch(module: torch.nn.Module, ids: Sequence[NDArray[np.int64]]) -> Vectors:
@@ -235,10 +204,6 @@ def _golden(ids: list[NDArray[np.int64]], found: Vectors, rows: NDArray[np.int64
     for row, one in enumerate(ids):
         padded[row, : len(one)] = one
     return {"ids": padded, "lengths": lengths, "embeddings": found.embeddings[rows], "logits": found.logits[rows]}
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in _PACKAGES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

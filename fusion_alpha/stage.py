@@ -36,9 +36,10 @@ def set_up(name: str) -> logging.Logger:
     return logging.getLogger(f"stages.{name}")
 
 
-def run(main: Callable[[Config], None]) -> None:
+def run(main: Callable[[Config], None], own_data: bool = False) -> None:
     """Run a stage's `main(cfg)` with params.yaml and the command line's key=value overrides.
 
+    A stage with `own_data` reads none of the pipeline's: what params.yaml says of them is not said of its results.
     Exits with status 2 after an InputError, its message on the error stream without a traceback. With -h or --help
     it prints the stage's docstring and exits.
     """
@@ -50,7 +51,7 @@ def run(main: Callable[[Config], None]) -> None:
     started = time.monotonic()
     try:
         cfg = load(sys.argv[1:])
-        if cfg.data.simulated:
+        if cfg.data.simulated and not own_data:
             log.info("%s: SIMULATED data (%s)", name, cfg.data.source)
         main(cfg)
     except InputError as error:

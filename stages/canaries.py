@@ -126,4 +126,4 @@ def main(cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, own_data=True)

@@ -6,13 +6,17 @@ bar tells its open when it ends, so fills are known then. An order whose open ha
 no decision was made the book is left alone, which the backtest never has to do.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
 from fusion_alpha import costs
 from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
+from fusion_alpha.live.journal import Damaged, Record
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Book:
 class Broker(Protocol):
     """Who gets the orders."""
 
+    name: str  # in the journal
+
     @property
     def book(self) -> Book: ...
 
@@ -64,6 +70,10 @@ class Broker(Protocol):
 
     def equity(self) -> float:
         """Equity at the latest known prices, in units of the start."""
+        ...
+
+    def after(self, order: Order | None) -> dict[str, Any]:
+        """The book, for the journal, as it will stand when the order has been sent."""
         ...
 
     def send(self, order: Order) -> None: ...
@@ -76,6 +86,8 @@ class Broker(Protocol):
 class DryRun:
     """Takes orders and forgets them."""
 
+    name = "dry run"
+
     def __init__(self) -> None:
         self.book = Book()
 
@@ -84,6 +96,9 @@ class DryRun:
 
     def equity(self) -> float:
         return 1.0
+
+    def after(self, order: Order | None) -> dict[str, Any]:
+        return self.book.saved()
 
     def send(self, order: Order) -> None:
         """The decision is in the journal; nothing trades."""
@@ -94,6 +109,8 @@ class DryRun:
 
 class PaperBroker:
     """Fills as the backtest does."""
+
+    name = "paper"
 
     def __init__(self, cfg: Config, book: Book | None = None) -> None:
         self._cfg, self.book = cfg, book or Book()
@@ -107,13 +124,18 @@ class PaperBroker:
     def equity(self) -> float:
         return self.book.equity * self._until_mark()
 
+    def after(self, order: Order | None) -> dict[str, Any]:
+        saved = self.book.saved()
+        saved["orders"] += [] if order is None else [asdict(order)]
+        return saved
+
     def send(self, order: Order) -> None:
         self.book.orders.append(order)
 
     def bar(self, opens_utc: pd.Timestamp, quotes: dict[str, Quote]) -> dict[str, Any] | None:
         book = self.book
         opens = {name: quotes[name].open if name in quotes else book.marks[name] for name in {*quotes, *book.marks}}
-        held = self._roll(opens)
+        book.equity, held = rolled(book, opens)
         due = [order for order in book.orders if pd.Timestamp(order.fill_utc) <= opens_utc]
         book.orders = [order for order in book.orders if order not in due]
         # Of several orders the last one counts; one whose own open was missed is void.
@@ -122,19 +144,6 @@ class PaperBroker:
         book.opened = opens
         book.marks |= {name: quote.close for name, quote in quotes.items()}
         return filled | {"opens_utc": opens_utc.isoformat(), "void": len(due) - (order is not None)} if due else None
-
-    def _roll(self, opens: dict[str, float]) -> dict[str, float]:
-        """Take the book from its last open to this one; returns the weights held before trading."""
-        book = self.book
-        gross = 0.0
-        for name in sorted(book.weights):
-            gross += book.weights[name] * (opens[name] / book.opened[name] - 1)
-        growth = 1.0 + gross - book.cost
-        if growth <= 0.0:  # nothing is left, and nothing can be traded again
-            book.equity = 0.0
-            return {}
-        book.equity *= growth
-        return {name: weight * (opens[name] / book.opened[name]) / growth for name, weight in book.weights.items()}
 
     def _trade(self, held: dict[str, float], order: Order | None, quotes: dict[str, Quote]) -> dict[str, Any]:
         book, cfg = self.book, self._cfg
@@ -169,3 +178,74 @@ class PaperBroker:
 
     def _moved(self, name: str, prices: dict[str, float]) -> float:
         return prices[name] / self.book.opened[name]
+
+
+def rolled(book: Book, opens: dict[str, float]) -> tuple[float, dict[str, float]]:
+    """Equity and weights at these prices before anything trades there, from those of the book's last open."""
+    gross = 0.0
+    for name in sorted(book.weights):
+        gross += book.weights[name] * (opens[name] / book.opened[name] - 1)
+    growth = 1.0 + gross - book.cost
+    if growth <= 0.0:  # nothing is left, and nothing can be traded again
+        return 0.0, {}
+    moved = {name: weight * (opens[name] / book.opened[name]) / growth for name, weight in book.weights.items()}
+    return book.equity * growth, moved
+
+
+def reconciled(records: Iterable[Record], orders: str, file: Path | None = None) -> tuple[pd.Timestamp | None, Book]:
+    """Close of the last bar in a journal and the book after it, once every book in it agrees with its fills.
+
+    orders: name of the broker that goes on with it. Raises InputError where another one wrote the journal, Damaged
+    where a book is not what the one before it, the prices at the open and the fill there make of it.
+    """
+    close, book, fill = None, Book(), None
+    for record in records:
+        if record.kind == "start" and record.data.get("orders", orders) != orders:
+            raise InputError(
+                f"the journal is of a router with orders on {record.data['orders']!r}, this one has {orders!r}",
+                file=file,
+                rule="a journal has one kind of orders from its start, because its book goes on",
+                remedy="with or without --dry-run as before, or another file: --log FILE",
+            )
+        if record.kind == "fill":
+            fill = record.data
+        elif record.kind == "bar":
+            after = Book.restored(record.data["book"])
+            wrong = _disagreement(book, after, record.data["close_utc"], fill)
+            if wrong:
+                raise Damaged(
+                    f"the book does not agree with its fills: {wrong}",
+                    file=file,
+                    line=record.seq + 1,
+                    rule="a book is the one before it, moved by prices and changed by fills",
+                    remedy="keep the file for inspection and start with another one: --log FILE",
+                )
+            close, book, fill = pd.Timestamp(record.data["close_utc"]), after, None
+    return close, book
+
+
+def _disagreement(before: Book, after: Book, close_utc: str, fill: dict[str, Any] | None) -> str:
+    """What of the book after a bar does not follow; empty where all does. Equal to the bit: the sums are the same."""
+    close = pd.Timestamp(close_utc)
+    due = [order for order in before.orders if pd.Timestamp(order.fill_utc) < close]
+    left = [order for order in before.orders if order not in due]
+    if bool(due) != (fill is not None):
+        return f"{len(due)} orders were due, {'a' if fill else 'no'} fill is there"
+    if after.orders[: len(left)] != left or len(after.orders) > len(left) + 1:
+        return "orders that were not due have changed"
+    if not {*before.weights, *after.weights} <= {*after.opened} & {*after.marks}:
+        return "a position has no price"
+    equity, held = rolled(before, after.opened)
+    if equity != after.equity:
+        return f"equity {after.equity!r}, by its prices it is {equity!r}"
+    expected = {name: weight for name, weight in held.items() if weight != 0.0}
+    if fill is not None:
+        if (fill["equity"], fill["cost"], fill["weights"]) != (after.equity, after.cost, after.weights):
+            return "equity, cost or weights are not those of the fill"
+        in_time = pd.Timestamp(due[-1].fill_utc) == pd.Timestamp(fill["opens_utc"])
+        target = due[-1].weights if in_time and equity > 0 else {}
+        expected |= {name: weight for name, weight in target.items() if name not in fill["lapsed"]}
+        expected = {name: weight for name, weight in expected.items() if weight != 0.0}
+    if expected != after.weights:
+        return f"weights {after.weights}, by its fills they are {expected}"
+    return ""

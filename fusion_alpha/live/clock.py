@@ -32,6 +32,10 @@ class Clock(Protocol):
         """Let `seconds` of this clock pass, or less when `stop` is set."""
         ...
 
+    def skip(self, time: pd.Timestamp) -> None:
+        """Nothing happens until `time`: a clock that is no wall's may jump there."""
+        ...
+
 
 class WallClock:
     """The machine's clock."""
@@ -43,6 +47,9 @@ class WallClock:
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
         stop.wait(max(seconds, 0.0))
+
+    def skip(self, time: pd.Timestamp) -> None:
+        """Nobody can."""
 
 
 class SimulatedClock:
@@ -59,6 +66,9 @@ class SimulatedClock:
     def wait(self, seconds: float, stop: threading.Event) -> None:
         stop.wait(max(seconds, 0.0) / self._speed)
 
+    def skip(self, time: pd.Timestamp) -> None:
+        self._start += max(time - self.now(), pd.Timedelta(0))
+
 
 class SteppedClock:
     """Passes only while somebody waits, and then at once: the same steps in every run, however slow the machine."""
@@ -73,6 +83,9 @@ class SteppedClock:
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
         self._now = (self._now + pd.Timedelta(seconds=max(seconds, 0.0))).as_unit("us")
+
+    def skip(self, time: pd.Timestamp) -> None:
+        """Waiting costs nothing here."""
 
 
 class Hours:

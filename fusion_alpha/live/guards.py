@@ -7,6 +7,7 @@ again after three bars at its new level, while a single wrong print needs the sa
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections import deque
@@ -24,10 +25,12 @@ from fusion_alpha.files import write_bytes
 from fusion_alpha.live.clock import Hours
 from fusion_alpha.live.feed import QUOTES, Bar
 
+log = logging.getLogger(__name__)
+
 _RETURNS = 60  # trailing log returns whose standard deviation a jump is measured in
 _LEAST = 20  # returns before that is known
 _FLOOR = 1e-4  # of that deviation: a quiet name may move by ten basis points
-_KEPT_FILES = 1000  # of quarantined answers
+_KEPT_FILES, _KEPT_BYTES = 1000, 256 << 20  # of quarantined answers
 
 
 class Finding(StrEnum):
@@ -36,6 +39,7 @@ class Finding(StrEnum):
     GOOD = "good"
     PARTIAL = "partial"  # not over yet: comes again
     DUPLICATE = "duplicate"
+    OLD = "old"  # from before what is remembered: nothing
     REVISED = "revised"  # known, with other numbers: the first ones stay
     LATE = "late"  # good, but not the latest: history only
     OFF_CALENDAR = "off_calendar"
@@ -57,7 +61,8 @@ class Verdict:
 @dataclass
 class _Ticker:
     returns: deque[float]
-    known: dict[pd.Timestamp, tuple[float, ...]] = field(default_factory=dict)
+    known: dict[int, int] = field(default_factory=dict)  # hash of the numbers by nanosecond of the close
+    oldest: int | None = None  # of them, once earlier ones were forgotten
     last_close: pd.Timestamp | None = None
     last_price: float | None = None  # adjusted
     factor: float = 1.0  # adjusted over quoted price of the latest good bar
@@ -69,6 +74,7 @@ class BarGuard:
 
     def __init__(self, settings: LiveConfig, hours: Hours) -> None:
         self._settings, self._hours = settings, hours
+        self._kept = max(2048, 2 * settings.window_bars)  # bars that a repeated one is compared with; tables hold fewer
         self._tickers: dict[str, _Ticker] = {}
 
     def learn(self, prices: pd.DataFrame) -> None:
@@ -79,8 +85,10 @@ class BarGuard:
             ticker = self._ticker(str(name))
             ticker.returns.extend(np.diff(np.log(adjusted)).tolist())
             ticker.last_close, ticker.last_price = tail["bar_close_utc"].iloc[-1], float(adjusted[-1])
-            quotes = rows[list(QUOTES)].to_numpy("float64").tolist()
-            ticker.known |= dict(zip(rows["bar_close_utc"], map(tuple, quotes), strict=True))
+            quotes = map(hash, map(tuple, rows[list(QUOTES)].to_numpy("float64").tolist()))
+            closes = pd.DatetimeIndex(rows["bar_close_utc"]).as_unit("ns").asi8.tolist()
+            ticker.known |= dict(zip(closes, quotes, strict=True))
+            self._forget(ticker, self._kept)
             ticker.factor = float(adjusted[-1] / tail["close"].iloc[-1])
 
     def adjusted(self, bar: Bar) -> Bar:
@@ -92,12 +100,14 @@ class BarGuard:
     def judge(self, bar: Bar, now: pd.Timestamp) -> Verdict:
         """What the bar, which has an adj_close, is at `now`; a good one counts as seen from here on."""
         ticker = self._ticker(bar.ticker)
-        values = tuple(float(getattr(bar, name)) for name in QUOTES)
+        values, at = hash(tuple(float(getattr(bar, name)) for name in QUOTES)), bar.close_utc.value
         if bar.close_utc > now - pd.Timedelta(seconds=self._settings.settle_s):
             return Verdict(Finding.PARTIAL, halted=self.halted(bar.ticker))
-        if bar.close_utc in ticker.known:
-            same = ticker.known[bar.close_utc] == values
+        if at in ticker.known:
+            same = ticker.known[at] == values
             return Verdict(Finding.DUPLICATE if same else Finding.REVISED, halted=self.halted(bar.ticker))
+        if ticker.oldest is not None and at < ticker.oldest:
+            return Verdict(Finding.OLD, halted=self.halted(bar.ticker))
         if not self._hours.is_close(bar.close_utc):
             return Verdict(Finding.OFF_CALENDAR, "ends where the calendar has a bar", self.halted(bar.ticker))
         rule = impossible(bar)
@@ -105,7 +115,7 @@ class BarGuard:
             ticker.clean = 0
             return Verdict(Finding.IMPOSSIBLE, rule, halted=True)
         if ticker.last_close is not None and bar.close_utc < ticker.last_close:
-            ticker.known[bar.close_utc] = values
+            ticker.known[at] = values
             return Verdict(Finding.LATE, halted=self.halted(bar.ticker), backfill=True)
         return self._in_turn(ticker, bar, values, now)
 
@@ -117,7 +127,13 @@ class BarGuard:
         """Close of the ticker's latest good bar."""
         return self._ticker(ticker).last_close
 
-    def _in_turn(self, ticker: _Ticker, bar: Bar, values: tuple[float, ...], now: pd.Timestamp) -> Verdict:
+    def _forget(self, ticker: _Ticker, limit: int) -> None:
+        """Keep the latest closes alone where there are more than `limit`."""
+        if len(ticker.known) > limit:
+            kept = sorted(ticker.known)[-self._kept :]
+            ticker.known, ticker.oldest = {close: ticker.known[close] for close in kept}, kept[0]
+
+    def _in_turn(self, ticker: _Ticker, bar: Bar, values: int, now: pd.Timestamp) -> Verdict:
         adjusted = _known(bar.adj_close)
         move = 0.0 if ticker.last_price is None else math.log(adjusted / ticker.last_price)
         ticker.last_price = adjusted
@@ -127,7 +143,8 @@ class BarGuard:
             rule = f"moves by less than {self._settings.jump_sd:g} standard deviations ({limit:.4f}), not {move:+.4f}"
             return Verdict(Finding.JUMP, rule, halted=True)
         ticker.returns.append(move)
-        ticker.known[bar.close_utc], ticker.last_close = values, bar.close_utc
+        ticker.known[bar.close_utc.value], ticker.last_close = values, bar.close_utc
+        self._forget(ticker, 2 * self._kept)
         ticker.factor = adjusted / bar.close
         if ticker.clean is not None:
             ticker.clean += 1
@@ -214,13 +231,19 @@ class Quarantine:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._count = sum(1 for _ in folder.glob("*.bin")) if folder.is_dir() else 0
+        kept = list(folder.glob("*.bin")) if folder.is_dir() else []
+        self._files, self._bytes = len(kept), sum(path.stat().st_size for path in kept)
 
     def keep(self, content: bytes) -> str:
-        """Store the bytes, once; returns their SHA-256. Beyond a thousand files only the hash is noted."""
+        """Store the bytes, once; returns their SHA-256. Beyond the limits, or without room, nothing else is kept."""
         name = hashlib.sha256(content).hexdigest()
         path = self.folder / f"{name}.bin"
-        if self._count < _KEPT_FILES and not os.path.lexists(path):
+        if self._files >= _KEPT_FILES or self._bytes + len(content) > _KEPT_BYTES or os.path.lexists(path):
+            return name
+        try:
             write_bytes(path, content)
-            self._count += 1
+        except OSError as error:
+            log.warning("%s: not kept (%s)", path, error.strerror)
+            return name
+        self._files, self._bytes = self._files + 1, self._bytes + len(content)
         return name

@@ -29,9 +29,14 @@ log = logging.getLogger(__name__)
 
 START = "0" * 64  # `prev` of the first line
 _CRC = len(',"crc":"00000000"}')
+_KEPT_KEYS = 500_000  # that a new record is compared with; the router's guards forget bars long before
 _REMEDY = "keep the file for inspection and start with another one: --log FILE"
 
 Key = tuple[str, ...]
+
+
+class Damaged(InputError):
+    """A journal that does not hold together: it is not opened, and not changed."""
 
 
 class JournalError(OSError):
@@ -64,7 +69,7 @@ class Journal:
     """The open journal at `path`, for one process at a time; use as a context manager.
 
     `records` has what the file held when it was opened; `torn_bytes` what was cut off its end. Raises InputError where
-    another process has it open or the file is damaged before its end.
+    another process has it open, Damaged where the file is damaged before its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +91,7 @@ class Journal:
             raise
         self._size = good
         self._next = len(self.records)
-        self._keys = {record.key for record in self.records if record.key is not None}
+        self._keys = dict.fromkeys(_digest(record.key) for record in self.records if record.key is not None)
         self._broken = False
 
     def __enter__(self) -> "Journal":
@@ -103,7 +108,7 @@ class Journal:
 
     def knows(self, key: Key) -> bool:
         """Has a record of this key been written?"""
-        return key in self._keys
+        return _digest(key) in self._keys
 
     def append(self, *entries: Entry) -> list[Record]:
         """Write the entries whose key is new, in order, by one write and one fsync; returns their records.
@@ -113,21 +118,24 @@ class Journal:
         """
         if self._broken:
             raise JournalError("the journal could not be written before; restart the router")
-        lines, records, keys, prev = list[bytes](), list[Record](), set[Key](), self._prev
+        lines, records, keys, prev = list[bytes](), list[Record](), dict[bytes, None](), self._prev
         for entry in entries:
-            if entry.key is not None and (entry.key in self._keys or entry.key in keys):
-                continue
+            if entry.key is not None:
+                digest = _digest(entry.key)
+                if digest in self._keys or digest in keys:
+                    continue
+                keys[digest] = None
             record = Record(self._next + len(records), prev, entry.kind, entry.key, entry.data, entry.timing)
             line = _line(record)
             prev = hashlib.sha256(line).hexdigest()
             lines.append(line + b"\n")
             records.append(record)
-            if entry.key is not None:
-                keys.add(entry.key)
         if records:
             self._write(b"".join(lines))
             self._prev, self._next = prev, self._next + len(records)
             self._keys |= keys
+            if len(self._keys) > 2 * _KEPT_KEYS:
+                self._keys = dict.fromkeys(list(self._keys)[-_KEPT_KEYS:])
         return records
 
     def _write(self, content: bytes) -> None:
@@ -159,7 +167,7 @@ class Journal:
 
 
 def read(path: Path) -> list[Record]:
-    """The whole records of a journal that may be in use; InputError where it is absent or damaged before its end."""
+    """The whole records of a journal that may be in use; InputError where it is absent, Damaged where it is."""
     if not path.exists():
         raise InputError("no such journal", file=path, remedy="give the file of --log")
     return _parse(path.read_bytes(), path)[0]
@@ -174,6 +182,11 @@ def latched(records: Iterable[Record]) -> str | None:
         elif record.kind == "release":
             reason = None
     return reason
+
+
+def _digest(key: Key) -> bytes:
+    """Sixteen bytes for a key: a router that runs for weeks writes millions."""
+    return hashlib.blake2b(json.dumps(key).encode(), digest_size=16).digest()
 
 
 def _line(record: Record) -> bytes:
@@ -197,10 +210,10 @@ def _parse(content: bytes, path: Path) -> tuple[list[Record], int, str]:
         if record is None:
             if last:
                 break
-            raise InputError("not a whole record", file=path, line=number + 1, rule="CRC-32", remedy=_REMEDY)
+            raise Damaged("not a whole record", file=path, line=number + 1, rule="CRC-32", remedy=_REMEDY)
         if (record.seq, record.prev) != (number, prev):
             rule = "every record names its number and the SHA-256 of the line before it"
-            raise InputError("the chain is broken", file=path, line=number + 1, rule=rule, remedy=_REMEDY)
+            raise Damaged("the chain is broken", file=path, line=number + 1, rule=rule, remedy=_REMEDY)
         records.append(record)
         prev = hashlib.sha256(line).hexdigest()
         good += len(line) + 1

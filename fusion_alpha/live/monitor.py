@@ -6,7 +6,15 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 FEED_STATES = ("ok", "degraded", "down")
@@ -28,6 +36,8 @@ class Metrics:
         self.queue = Gauge("router_texts_queued", "Texts that wait for the encoder", registry=self.registry)
         self.skew = Gauge("router_clock_skew_seconds", "Our clock less the server's", registry=self.registry)
         self.equity = Gauge("router_equity", "Equity on paper, 1 at the start", registry=self.registry)
+        self.last_bar = Gauge("router_last_bar_seconds", "Unix time of the latest decided bar", registry=self.registry)
+        ProcessCollector(registry=self.registry)  # memory, descriptors and processor time, by their usual names
         self.feed_is("ok")
 
     def feed_is(self, state: str) -> None:

@@ -41,6 +41,8 @@ OK, BROKEN = 0, 74  # exit status; EX_IOERR of sysexits.h where the journal coul
 _TEXT_PATIENCE_S = 10.0  # of the wall's clock, for texts of a bar that is due
 _GAPS = 2  # bars of the calendar for each bar of a ticker, at most
 _NO_CHANGE = 1e-9  # of a weight
+_QUIET_POLL_S = 60.0  # between two looks at the feed while no bar is due; headlines come at any time
+STALE, LATE = "STALE", "LATE"  # became too old here; was too old when it came
 
 
 class Stopped(BaseException):
@@ -98,6 +100,8 @@ class Router:
         self._last, _ = resume_point(parts.journal.records)
         self._groups: dict[pd.Timestamp, dict[str, Bar]] = {}
         self._arrived: dict[pd.Timestamp, float] = {}  # when a group's first bar came, monotonic
+        self._behind: set[pd.Timestamp] = set()  # groups that came after their time
+        self._polled: pd.Timestamp | None = None
         self._arriving: list[News] = []
         self._failures = 0
         self._said: dict[str, str] = {}
@@ -110,9 +114,11 @@ class Router:
                 self._start()
             while not (self.stop.is_set() or self._done):
                 now = self.parts.clock.now()
-                with self._interruptible():
-                    polled = self.parts.feed.poll(now)
-                self._take(polled, self.parts.clock.now())
+                if self._worth_asking(now):
+                    with self._interruptible():
+                        polled = self.parts.feed.poll(now)
+                    self._polled = now
+                    self._take(polled, self.parts.clock.now())
                 self._settle_texts()
                 self._due()
                 self._watch(self.parts.clock.now())
@@ -141,6 +147,12 @@ class Router:
             "simulated": self.parts.feed.simulated,
         }
 
+    def _worth_asking(self, now: pd.Timestamp) -> bool:
+        """Is a bar due, or has the feed been left alone for a while?"""
+        if now - self._hours.last_close(now) <= pd.Timedelta(seconds=self.parts.cfg.live.stale_s):
+            return True
+        return self._polled is None or now - self._polled >= pd.Timedelta(seconds=_QUIET_POLL_S)
+
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         self.waiting = True
@@ -167,6 +179,7 @@ class Router:
             "interval": parts.cfg.interval,
             "feed": parts.feed.name,
             "simulated": parts.feed.simulated,
+            "orders": parts.broker.name,
             "model_id": parts.engine.model_id,
             "model_sha256": parts.engine.sha256,
             "config_sha256": config_sha256(parts.cfg),
@@ -252,6 +265,8 @@ class Router:
         elif verdict.finding in (Finding.GOOD, Finding.LATE):
             self._groups.setdefault(bar.close_utc, {})[bar.ticker] = bar
             self._arrived.setdefault(bar.close_utc, time.monotonic())
+            if verdict.backfill:
+                self._behind.add(bar.close_utc)
 
     def _note_problems(self, polled: Polled) -> None:
         for problem in polled.problems:
@@ -320,6 +335,8 @@ class Router:
         said, order = self._decision(close, decided, fill, wanted) if in_time else ({}, None)
         self._emit(close, reasons, entries, said, order, began)
         self._last = close
+        self._behind.discard(close)
+        parts.metrics.last_bar.set(close.timestamp())
         self._done = self.once
         self.on_bar()
 
@@ -358,7 +375,7 @@ class Router:
         if self._skew.judge(None, None) == "halt":
             return f"clock skew of {self._skew.skew_s:.1f} s"
         if self.parts.clock.now() > self._guard.deadline(close):
-            return "STALE"
+            return LATE if close in self._behind else STALE
         return None
 
     def _decision(
@@ -406,15 +423,14 @@ class Router:
             about = {"ticker": name, "close_utc": close.isoformat()}
             key = (name, close.isoformat(), *self._key)
             reason = reasons[name] or blocked or (None if name in said else "warm-up")
-            kind = "stale" if reason == "STALE" else "signal" if reason is None else "no_signal"
+            kind = "stale" if reason in (STALE, LATE) else "signal" if reason is None else "no_signal"
             data = said[name] if reason is None else {"reason": reason}
             if name in reasons and reasons[name] != "no bar":
                 data = data | self._state.row(name, close)
             entries.append(Entry(kind, about | data, key, timing))
             self.rows[name] = Row(close, data, latency)
         order = None if blocked else order
-        book = self.parts.broker.book.saved()
-        book["orders"] += [] if order is None else [asdict(order)]
+        book = self.parts.broker.after(order)
         state = {"close_utc": close.isoformat(), "equity": self.parts.broker.equity(), "book": book}
         entries.append(Entry("bar", state, ("bar", close.isoformat(), *self._key)))
         self._write(*entries)
@@ -433,7 +449,7 @@ class Router:
             if overdue <= live.stale_s - 60 * (minutes or 0):
                 continue
             silent = self._hours.bars_between(close, newest) >= live.silent_bars
-            data = {"ticker": name, "close_utc": close.isoformat(), "reason": "HALTED?" if silent else "STALE"}
+            data = {"ticker": name, "close_utc": close.isoformat(), "reason": "HALTED?" if silent else STALE}
             self._write(Entry("stale", data, ("stale", name, close.isoformat(), data["reason"])))
 
     def _say(self, kind: str, state: str, data: dict[str, Any], quiet: str) -> None:
@@ -463,6 +479,9 @@ class Router:
         """Wait for the next bar, in steps that leave room for headlines, signals and the kill switch."""
         clock, live = self.parts.clock, self.parts.cfg.live
         now = clock.now()
+        quiet = not self._groups and not self._worth_asking(now)
+        if quiet and not self._hours.daily and not self._hours.is_open(now):
+            clock.skip(self._hours.next_open(now))
         if self.parts.feed.ended(now) and not self._groups:
             self._done = True
         if self._done:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_the_lock_holds_a_fitting_version_of_all_that_is_asked_for():
         name = canonicalize_name(wanted.name)
         assert name in pins, f"{name} is not in requirements.txt: run `make lock`"
         assert wanted.specifier.contains(pins[name]), f"{name} {pins[name]} is not {wanted.specifier}: run `make lock`"
+
+
+@pytest.mark.parametrize("python", [f"{FIRST}.0", f"{LAST}.0"])
+def test_no_package_of_the_lock_refuses_a_python_that_we_promise(python):
+    asked = {canonicalize_name(one.metadata["Name"]): one.metadata["Requires-Python"] for one in distributions()}
+    refusing = [name for name in locked() if not SpecifierSet(asked.get(name) or "").contains(python)]
+    assert refusing == []
 
 
 def test_the_environment_of_conda_is_the_lock():

@@ -362,10 +362,16 @@ class TrainConfig:
 @dataclass
 class PredictConfig:
     mc_samples: int
+    engine: str
+    precision: str
 
     def __post_init__(self) -> None:
         even = self.mc_samples >= 2 and self.mc_samples % 2 == 0
         _require(even, "predict.mc_samples", self.mc_samples, "even, at least 2 (antithetic pairs)")
+        _require(self.engine in ("torch", "onnx"), "predict.engine", self.engine, "torch or onnx")
+        known = ("float32", "int8") if self.engine == "onnx" else ("float32",)
+        rule = f"{' or '.join(known)} with predict.engine={self.engine}"
+        _require(self.precision in known, "predict.precision", self.precision, rule)
 
 
 @dataclass

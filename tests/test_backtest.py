@@ -382,15 +382,6 @@ def test_the_benchmark_measures_and_writes_a_row(tmp_path, capsys):
     assert backtest_bench.main(["--sessions", "3", "--output", "none"]) == 2
 
 
-@pytest.mark.slow
-def test_five_hundred_tickers_take_less_than_ten_seconds():
-    cfg = backtest_bench.frictionless(configuration())
-    backtest_bench.backtest_round(backtest_bench.invented(5, 90, cfg), cfg)
-    found = backtest_bench.backtest_round(backtest_bench.invented(500, 2500, cfg), cfg)
-    seconds = found["weights_cpu_s"] + found["backtest_cpu_s"]  # of one core: no neighbour lengthens them
-    assert seconds < 10, "deciding and trading together"
-
-
 def test_positions_are_those_of_the_simulation():
     cfg = configuration()
     rows, market = traded(cfg)

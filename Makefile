@@ -32,8 +32,8 @@ extra: $(READY) ## add what an optional part needs: NAME=cuda (GPU) or ray
 hooks: $(READY) ## check every commit and its message before git takes it
 	pre-commit install
 
-repro: $(READY) ## run the whole pipeline on the embedded lab and say where the results are
-	dvc repro
+repro: $(READY) ## run the whole pipeline on the embedded lab, train a one-minute model too, say where the results are
+	dvc repro dvc.yaml minute/dvc.yaml
 	@python run_pipeline.py --summary
 
 test: $(READY) ## the tests that every change must pass (minutes, no GPU, no network)

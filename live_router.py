@@ -2,12 +2,14 @@
 """Route bars and headlines to signals, each one checked, decided by the trained model and written to a journal.
 
     python live_router.py                                     the laboratory (SIMULATED), a bar every few seconds
+    python live_router.py --tickers TSLA AAPL NVDA --interval 1m
     python live_router.py --tickers TSLA AAPL --once          one bar, then the end
     python live_router.py --feed replay --from 2019-11-01 --to 2019-11-29 --speed max
     python live_router.py --feed http --url http://127.0.0.1:8000/feed --metrics-port 9100 --kill-file kill
 
-It trades on paper only. The model is the one of `dvc repro` (or of `run_pipeline.py --interval 1m` for one-minute bars)
-with the parameters in params.yaml; a model of another interval, or one that is damaged, ends it with status 78.
+It trades on paper only. The model is the one of the checkout's last run, with the parameters in params.yaml; where that
+has bars of another length than --interval asks for, the small one-minute model of `make repro` in minute/. An interval
+that has no model, and a model that is damaged, end it with status 78.
 SIGTERM and Ctrl-C stop it cleanly, SIGUSR1 pulls the kill switch. docs/live.md has the rest.
 """
 
@@ -17,6 +19,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -24,8 +27,12 @@ from fusion_alpha import checkpoint, config, stage
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 
+if TYPE_CHECKING:
+    from fusion_alpha.live.model import Engine
+
 USAGE, BAD_MODEL = 2, 78  # exit status; EX_CONFIG of sysexits.h
 FEEDS = ("lab", "replay", "csv", "http")
+RUNS = (Path(), config.MINUTE.parent)  # folders of params.yaml, models/ and data/; the first of the interval counts
 BAR_SECONDS = 5.0  # of the wall's clock for a bar, where a simulated market has no --speed
 
 
@@ -34,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         prog="live_router.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     new.add_argument("--tickers", nargs="+", metavar="SYMBOL", help="tickers to signal (default: all with history)")
-    new.add_argument("--interval", metavar="BAR", help="1d or minutes as 1m (default: that of params.yaml)")
+    new.add_argument("--interval", metavar="BAR", help="of a trained model: 1d, 1m (default: that of params.yaml)")
     new.add_argument("--feed", choices=FEEDS, default="lab", help="where bars come from (default: lab, SIMULATED)")
     new.add_argument("--from", dest="first", metavar="YYYY-MM-DD", help="first session of a replay")
     new.add_argument("--to", dest="last", metavar="YYYY-MM-DD", help="last session of a replay")
@@ -46,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--metrics-port", type=int, metavar="N", help="serve /metrics and /health on 127.0.0.1")
     new.add_argument("--kill-file", type=Path, metavar="FILE", help="no signals from the moment it exists")
     new.add_argument("--release", metavar="REASON", help="release a latched kill switch, and say why")
-    new.add_argument("--model", type=Path, default=checkpoint.FOLDER, help=f"checkpoint (default: {checkpoint.FOLDER})")
+    new.add_argument("--model", type=Path, metavar="FOLDER", help="checkpoint (default: that of the interval's run)")
     new.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other parameters than params.yaml's")
     return new
 
@@ -58,8 +65,28 @@ def speed(text: str) -> float:
     return value
 
 
-def checked(arguments: argparse.Namespace) -> Config:
-    """The configuration; InputError for options that do not go together."""
+class NoModel(InputError):
+    """There is no whole model for bars of the length that is asked for."""
+
+
+def run_of(interval: str | None) -> Path:
+    """Folder of the run with bars of that length, the checkout's own where none is asked for; NoModel without one."""
+    if interval is None:
+        return RUNS[0]
+    config.load([f"interval={interval}"])  # a length that a bar can have
+    for folder in RUNS:
+        if (folder / config.PARAMS).exists() and config.load(params=folder / config.PARAMS).interval == interval:
+            return folder
+    command = "make repro" if interval == "1m" else f"python run_pipeline.py --interval {interval} --mode train"
+    raise NoModel(
+        f"no model of {interval} bars",
+        rule="bars need a model that was trained on bars of their length",
+        remedy=f"run `{command}`",
+    )
+
+
+def checked(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """The configuration and the folder of its run; InputError for options that do not go together."""
     simulated = arguments.feed in ("lab", "replay")
     if arguments.speed and not simulated:
         raise InputError(f"--speed with --feed {arguments.feed}", rule="only lab and replay have a clock of their own")
@@ -67,32 +94,32 @@ def checked(arguments: argparse.Namespace) -> Config:
         raise InputError("--from and --to", rule="--feed replay needs --from; other feeds have neither")
     if (arguments.feed == "http") != bool(arguments.url):
         raise InputError("--url", rule="--feed http needs it; other feeds have none")
-    cfg = config.load(arguments.set + ([f"interval={arguments.interval}"] if arguments.interval else []))
+    folder = run_of(arguments.interval)
+    cfg = config.load(arguments.set, folder / config.PARAMS)
     if cfg.target.name != "next_open":
         raise InputError(f"parameter target.name = {cfg.target.name!r}", rule="what is traded is target=next_open")
-    return cfg
+    return cfg, folder
 
 
 def main() -> int:
     arguments = parser().parse_args()
     log = stage.set_up("live_router")
     try:
-        cfg = checked(arguments)
+        cfg, folder = checked(arguments)
         from fusion_alpha.live.model import ModelError, TorchEngine
 
         try:
-            engine = TorchEngine(arguments.model, cfg)
+            engine = TorchEngine(arguments.model or folder / checkpoint.FOLDER, cfg)
         except ModelError as error:
-            stage.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-            return BAD_MODEL
+            raise NoModel(str(error)) from None
         log.info("model %s, %s bars", engine.model_id, cfg.interval)
-        return route(arguments, cfg, engine)
+        return route(arguments, cfg, folder, engine)
     except InputError as error:
         stage.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return USAGE
+        return BAD_MODEL if isinstance(error, NoModel) else USAGE
 
 
-def route(arguments: argparse.Namespace, cfg: Config, engine: object) -> int:
+def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Engine") -> int:
     from fusion_alpha.live import broker, feed, router
     from fusion_alpha.live.clock import SimulatedClock, SteppedClock, WallClock
     from fusion_alpha.live.display import Display
@@ -111,9 +138,9 @@ def route(arguments: argparse.Namespace, cfg: Config, engine: object) -> int:
         if arguments.feed == "lab":
             history, source = feed.laboratory(cfg)
         elif arguments.feed == "replay":
-            history, source = feed.replay(cfg, arguments.first, arguments.last)
+            history, source = feed.replay(cfg, arguments.first, arguments.last, folder)
         else:
-            history = feed.recorded(cfg)
+            history = feed.recorded(folder)
         tickers = sorted({name.upper() for name in arguments.tickers or history.prices["ticker"]})
         if arguments.feed == "csv":
             source = feed.FolderFeed(cfg)

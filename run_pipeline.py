@@ -99,13 +99,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
-    """The -S settings of a command line; one-minute bars of the lab are a data set of their own."""
-    data = arguments.data
-    if arguments.interval == "1m" and data in (None, "lab"):
+    """The -S settings of a command line; bars of minutes of the lab are a data set of their own."""
+    data, interval = arguments.data, arguments.interval
+    if interval and interval != "1d" and data in (None, "lab"):
         data = "lab_1m"
     chosen = [f"data={data}"] if data else []
-    if arguments.interval and data != "lab_1m":
-        chosen.append(f"interval={arguments.interval}")
+    if interval and (data, interval) != ("lab_1m", "1m"):
+        chosen.append(f"interval={interval}")
     if arguments.ticker:
         chosen.append(f"tickers=[{','.join(ticker.upper() for ticker in arguments.ticker)}]")
     chosen += [f"{name}='{getattr(arguments, name)}'" for name in ("start", "end") if getattr(arguments, name)]

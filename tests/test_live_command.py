@@ -6,11 +6,13 @@ import sys
 import pytest
 
 import live_router
+from fusion_alpha import checkpoint, config
 from fusion_alpha.errors import InputError
+from fusion_alpha.live import journal
 
 
 def options(*given: str):
-    return live_router.checked(live_router.parser().parse_args(given))
+    return live_router.checked(live_router.parser().parse_args(given))[0]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,24 @@ def test_options_that_do_not_fit_are_refused(given, said):
         options(*given)
 
 
+def test_the_run_is_the_checkouts_or_the_small_one_of_one_minute_bars(tmp_path, monkeypatch):
+    for folder, interval in (("here", "1d"), ("minute", "1m")):
+        (tmp_path / folder).mkdir()
+        settings = config.MINUTE if interval == "1m" else config.PARAMS
+        (tmp_path / folder / config.PARAMS).write_text(settings.read_text())
+    monkeypatch.setattr(live_router, "RUNS", (tmp_path / "here", tmp_path / "minute"))
+    assert options().interval == options("--interval", "1d").interval == "1d"
+    minute, folder = live_router.checked(live_router.parser().parse_args(["--interval", "1m"]))
+    assert (minute.interval, minute.data.lab.n_tickers, folder) == ("1m", 3, tmp_path / "minute")
+    with pytest.raises(
+        live_router.NoModel, match=r"(?s)no model of 5m bars.*run_pipeline.py --interval 5m --mode train"
+    ):
+        options("--interval", "5m")
+    (tmp_path / "minute" / config.PARAMS).unlink()
+    with pytest.raises(live_router.NoModel, match=r"(?s)no model of 1m bars.*make repro"):
+        options("--interval", "1m")
+
+
 def test_the_speed_is_a_positive_number_or_max(capsys):
     assert live_router.speed("max") == float("inf")
     assert live_router.speed("60") == 60
@@ -48,6 +68,26 @@ def test_a_model_that_is_missing_ends_with_status_78_and_touches_no_journal(tmp_
     assert not (tmp_path / "live.log").exists()
 
 
+def test_bars_of_an_interval_that_nobody_trained_end_with_status_78():
+    done = subprocess.run([sys.executable, "live_router.py", "--interval", "7m"], capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (78, False)
+    assert "python run_pipeline.py --interval 7m --mode train" in done.stderr
+
+
 def test_a_wrong_option_ends_with_status_2():
     done = subprocess.run([sys.executable, "live_router.py", "--feed", "replay"], capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+@pytest.mark.slow
+def test_one_minute_bars_are_signalled_from_start_to_end(tmp_path):
+    if not (live_router.RUNS[1] / checkpoint.FOLDER).is_dir():
+        pytest.skip("no one-minute model: `make repro`")
+    log = tmp_path / "live.log"
+    command = [sys.executable, "live_router.py", "--tickers", "TSLA", "AAPL", "NVDA", "--interval", "1m"]
+    done = subprocess.run([*command, "--log", str(log), "--once"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "SIMULATED" in done.stderr
+    records = journal.read(log)
+    assert [one.data["interval"] for one in records if one.kind == "start"] == ["1m"]
+    assert sorted(one.data["ticker"] for one in records if one.kind == "signal") == ["AAPL", "NVDA", "TSLA"]

@@ -36,7 +36,9 @@ def test_every_mode_names_stages_that_exist():
 
 
 def test_minute_bars_of_the_lab_are_a_data_set_of_their_own():
-    assert settings("--interval", "1m") == ["data=lab_1m"]
+    assert settings("--interval", "1m") == settings("--interval", "1m", "--data", "lab") == ["data=lab_1m"]
+    assert settings("--interval", "5m") == ["data=lab_1m", "interval=5m"]
+    assert settings("--interval", "1d") == ["interval=1d"]
     assert settings("--interval", "5m", "--data", "csv") == ["data=csv", "interval=5m"]
 
 

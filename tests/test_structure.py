@@ -17,12 +17,12 @@ from fusion_alpha import config, lab_runs
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("stages", "fusion_alpha", "kernels")
-PIPELINES = ("dvc.yaml", "kernels/dvc.yaml", "stages/dvc.yaml")  # the book's is checked with the book
+PIPELINES = ("dvc.yaml", "kernels/dvc.yaml", "stages/dvc.yaml", "minute/dvc.yaml")  # the book's: with the book
 STAGES = {
     name: stage for file in PIPELINES for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
 }
 ORDER = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
-BESIDE = ["train_bicep", "stocknet", "lab_recovery", "canaries"]  # not in the pipeline's `dvc repro`
+BESIDE = ["train_bicep", "stocknet", "lab_recovery", "canaries", "minute"]  # not in the pipeline's `dvc repro`
 
 
 def modules() -> list[Path]:
@@ -78,6 +78,12 @@ def declared(stage: dict) -> tuple[list[str], list[str]]:
     return stage.get("deps", []), outs
 
 
+def params(stage: dict) -> list[str]:
+    """Groups of parameters, whatever file they are in."""
+    found = stage.get("params", [])
+    return [name for item in found for name in (next(iter(item.values())) if isinstance(item, dict) else [item])]
+
+
 def group(path: Path) -> str:
     return path.relative_to(ROOT).parts[0]
 
@@ -92,7 +98,10 @@ def test_stages_are_the_modules_of_the_same_name_in_the_order_of_the_data_layers
 
 
 def test_the_pipeline_waits_for_no_stage_beside_it():
-    written = {next(iter(out)) for name in BESIDE for kind in ("metrics", "plots") for out in STAGES[name][kind]}
+    written = {out for name in BESIDE for out in declared(STAGES[name])[1]}
+    written |= {
+        next(iter(out)) for name in BESIDE for kind in ("metrics", "plots") for out in STAGES[name].get(kind, [])
+    }
     for name in ORDER:
         for out in written:
             assert not covered(ROOT / out, STAGES[name]["deps"]), f"{name} depends on {out}"
@@ -148,24 +157,26 @@ def test_params_name_every_group_that_a_stage_may_read(name):
                 groups.add({"bar_minutes": "interval"}.get(node.attr, node.attr))
     groups &= {field.name for field in fields(config.Config)}  # a part of the configuration may be called cfg too
     groups.discard("executor")  # spreads work; see below
-    assert groups <= set(STAGES[name].get("params", [])), f"stage {name} reads parameters that its params do not name"
+    assert groups <= set(params(STAGES[name])), f"stage {name} reads parameters that its params do not name"
 
 
-def test_a_stage_that_runs_others_by_name_depends_on_what_they_depend_on():
-    deps, _ = declared(STAGES["lab_recovery"])
-    written = {out for name in ORDER for out in declared(STAGES[name])[1]}
-    for name in (*lab_runs.LAYERS, "train", "predict"):
-        own = {dep for dep in STAGES[name]["deps"] if not dep.startswith("$") and dep not in written}
-        own -= {f"stages/{name}.py"} if name not in lab_runs.LAYERS else set()
-        assert all(covered(ROOT / dep, deps) for dep in own), f"lab_recovery runs {name}: {sorted(own - set(deps))}"
-        params = {param for param in STAGES[name]["params"] if param in {item.name for item in fields(config.Config)}}
-        assert params - {"tickers", "start", "end"} <= set(STAGES["lab_recovery"]["params"])  # these it sets itself
+@pytest.mark.parametrize(
+    ("name", "others"), [("lab_recovery", (*lab_runs.LAYERS, "train", "predict")), ("minute", lab_runs.LAYERS)]
+)
+def test_a_stage_that_runs_others_by_name_depends_on_what_they_depend_on(name, others):
+    deps, _ = declared(STAGES[name])
+    written = {out for other in ORDER for out in declared(STAGES[other])[1]}
+    sets_itself = {"tickers", "start", "end"} if name == "lab_recovery" else set()
+    for other in others:
+        own = {dep for dep in STAGES[other]["deps"] if not dep.startswith("$") and dep not in written}
+        own -= {f"stages/{other}.py"} if other not in lab_runs.LAYERS else set()
+        assert all(covered(ROOT / dep, deps) for dep in own), f"{name} runs {other}: {sorted(own - set(deps))}"
+        groups = {param for param in params(STAGES[other]) if param in {item.name for item in fields(config.Config)}}
+        assert groups - sets_itself <= set(params(STAGES[name]))
 
 
 def test_another_executor_repeats_no_stage_whose_outputs_do_not_depend_on_it():
-    named = {
-        name: [param for param in stage["params"] if param.startswith("executor")] for name, stage in STAGES.items()
-    }
+    named = {name: [param for param in params(stage) if param.startswith("executor")] for name, stage in STAGES.items()}
     assert {name: params for name, params in named.items() if params} == {"train": ["executor.ranks"]}
 
 
@@ -178,9 +189,10 @@ def test_every_schema_is_whole():
             assert {"dtype", "unit", "description"} <= set(column), f"{path.name}: {name}"
 
 
-def test_params_yaml_is_what_conf_composes_to(tmp_path):
-    config.compose(tmp_path / "params.yaml")
-    assert (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text(), "run `make params`"
+@pytest.mark.parametrize("path", [config.PARAMS, config.MINUTE])
+def test_params_are_what_conf_composes_to(path, tmp_path):
+    config.compose(tmp_path / "params.yaml", [] if path == config.PARAMS else ["+experiment=minute"])
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / path).read_text(), "run `make params`"
 
 
 def test_every_choice_in_conf_is_a_valid_configuration(tmp_path):

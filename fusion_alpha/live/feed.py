@@ -162,9 +162,10 @@ def laboratory(cfg: Config) -> tuple[History, TableFeed]:
     return history, TableFeed(rest.prices, rest.news, name="lab", simulated=True, delay_s=cfg.live.settle_s)
 
 
-def replay(cfg: Config, first: str, last: str | None) -> tuple[History, TableFeed]:
-    """Interim tables of the pipeline's last run: before session `first` as history, from then up to `last` as feed."""
-    prices, news = tables.read("prices"), tables.read("news")
+def replay(cfg: Config, first: str, last: str | None, folder: Path = Path()) -> tuple[History, TableFeed]:
+    """Interim tables of the run in `folder`: before session `first` as history, from then up to `last` as feed."""
+    known = recorded(folder)
+    prices, news = known.prices, known.news
     if last is not None:
         end = pd.Timestamp(last) + pd.Timedelta(days=1)
         prices, news = prices[prices["session"] < end], news[news["published_utc"] < end.tz_localize("UTC")]
@@ -175,9 +176,10 @@ def replay(cfg: Config, first: str, last: str | None) -> tuple[History, TableFee
     return history, TableFeed(rest.prices, rest.news, name="replay", simulated=cfg.data.simulated, delay_s=delay)
 
 
-def recorded(cfg: Config) -> History:
-    """Interim tables of the pipeline's last run, all of them, as the history of a feed that goes on now."""
-    return History(tables.read("prices"), tables.read("news"))
+def recorded(folder: Path = Path()) -> History:
+    """Interim tables of the run in `folder`, all of them, as the history of a feed that goes on now."""
+    prices, news = (tables.read(name, folder / tables.schema(name).path) for name in ("prices", "news"))
+    return History(prices, news)
 
 
 class FolderFeed:

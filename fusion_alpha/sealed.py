@@ -140,7 +140,7 @@ def identities() -> list[x25519.Identity]:
     """
     secret = os.environ.get(IDENTITY)
     if secret:
-        return _parsed(secret, f"${IDENTITY}")
+        return parsed(secret, f"${IDENTITY}")
     named = os.environ.get(IDENTITY_FILE)
     path = Path(named).expanduser() if named else default_file()
     if not path.is_file():
@@ -153,10 +153,11 @@ def identities() -> list[x25519.Identity]:
         )
     if path.stat().st_mode & 0o077:
         log.warning("%s can be read by others on this machine: chmod 600 %s", path, path)
-    return _parsed(path.read_text(errors="replace"), str(path))
+    return parsed(path.read_text(errors="replace"), str(path))
 
 
-def _parsed(text: str, origin: str) -> list[x25519.Identity]:
+def parsed(text: str, origin: str) -> list[x25519.Identity]:
+    """Identities of the lines of `text`; InputError names the line of `origin` that is none."""
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):

@@ -1,0 +1,262 @@
+"""Keys of sensitive sources: make one, change it, check that nothing lies in the clear.
+
+Raw files of a source that privacy.sensitive names are encrypted with age (https://age-encryption.org) on this machine,
+in DVC's cache and on the remote; stages open them in memory. Files are sealed to public keys (age1...), which stand in
+conf/config.yaml. The secret key that opens them stays in a file outside the repository. The first time:
+
+    python -m fusion_alpha.privacy key            a key pair; prints the public key
+    conf/config.yaml:  privacy: {sensitive: [csv], recipients: [age1...]}, then `make params`
+    dvc repro                                     ingest seals, clean opens; everything else is as before
+    python -m fusion_alpha.privacy check          what was kept in the clear before, and must be deleted
+
+Another person reads it too: their public key (`key` shows it) joins privacy.recipients, then `rotate`. A stolen or lost
+secret, or somebody who leaves:
+
+    python -m fusion_alpha.privacy key --another  a new pair beside the old one, which still opens what exists
+    conf/config.yaml:  the new public key in place of the old one, then `make params`
+    python -m fusion_alpha.privacy rotate         seals every file anew; after a kill, run it again
+    dvc commit --force ingest && dvc repro        records the new hashes; only clean runs, and its tables are equal
+    dvc push && dvc gc --workspace --cloud        deletes the old objects, which the old key opens, here and there
+
+`dvc gc --workspace` deletes from the cache what any other commit needs; read its question before you say yes. Nothing
+takes back what somebody has already copied with the old key. Remove the old line from the identity file last.
+
+The identity is looked for in $FUSION_ALPHA_AGE_IDENTITY (the secret itself, for CI), then in the file that
+$FUSION_ALPHA_AGE_IDENTITY_FILE names, then in ~/.config/fusion-alpha/identity.txt. Back it up: without it nobody opens
+the files, and all that is left is to move data/raw away, take a new key and fetch again.
+"""
+
+import argparse
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyrage import x25519
+from rich.progress import track
+
+from fusion_alpha import config, files, raw, sealed, stage
+from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
+from fusion_alpha.sources import yahoo
+from fusion_alpha.stage import console
+
+log = logging.getLogger(__name__)
+
+RAW = Path("data/raw")
+JOURNAL = Path(".cache/rotation.json")  # of a rotation under way, in the main checkout
+
+Journal = dict[str, dict[str, Any]]  # by file: every hash that it was given, and the keys of the last
+
+
+def make_key(path: Path, another: bool = False) -> list[str]:
+    """Put a new identity into the file `path`, for its owner alone; returns the public keys of all that it holds.
+
+    Raises InputError inside the repository, and where the file exists unless `another` one is asked for.
+    """
+    if path.resolve().is_relative_to(stage.root()):
+        raise InputError(
+            "inside the repository", file=path, rule="secret keys stay outside", remedy="choose another --output"
+        )
+    if path.exists() and not another:
+        raise InputError(
+            "there is an identity already", file=path, rule="never overwritten", remedy="--another puts one beside it"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = x25519.Identity.generate()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as handle:
+        handle.write(f"# public key: {made.to_public()}\n{made}\n")
+    return [str(one.to_public()) for one in sealed.parsed(path.read_text(), str(path))]
+
+
+def rotate(cfg: Config, folder: Path = RAW) -> int:
+    """Seal every raw file of the source to the present privacy.recipients; returns how many, 0 if nothing was to do.
+
+    Each file is replaced whole. A journal says what a file will be before it is, so that a rotation that was killed
+    goes on where it was; the manifest follows when all are done. Raises InputError where nothing is sealed, a file
+    is neither as in the manifest nor as in the journal, or no identity opens it.
+    """
+    keys = sorted(cfg.privacy.recipients)
+    sealed.recipients(keys)
+    manifest, journal = folder / raw.MANIFEST, stage.root() / JOURNAL
+    content = files.read_json(manifest) if manifest.exists() else {}
+    if "recipients" not in content:
+        raise InputError(
+            "no sealed raw data", file=manifest, rule="privacy.sensitive names the source", remedy="`dvc repro ingest`"
+        )
+    if content["recipients"] == keys and not journal.exists():
+        return 0
+    for leftover in folder.rglob(f".*{sealed.SUFFIX}.*.partial"):  # of one that was killed
+        leftover.unlink()
+    done: Journal = files.read_json(journal) if journal.exists() else {}
+    for entry in track(content["files"], "sealing", console=console, transient=True):
+        _reseal(folder, entry, keys, done, journal)
+    for path in _beside(cfg):
+        files.write_bytes(path, sealed.seal(sealed.unseal(path.read_bytes(), str(path)), keys))
+    for entry in content["files"]:
+        path = folder / entry["path"]
+        entry.update(sha256=files.sha256(path), bytes=path.stat().st_size)
+    files.write_json(manifest, content | {"recipients": keys})
+    journal.unlink(missing_ok=True)
+    return len(content["files"])
+
+
+def _reseal(folder: Path, entry: dict[str, Any], keys: list[str], done: Journal, journal: Path) -> None:
+    """Seal one file anew unless the journal says that it is; notes its coming hash first."""
+    path, name = folder / entry["path"], entry["path"]
+    known = done.get(name, {"sha256": [], "recipients": None})
+    present = files.sha256(path) if path.exists() else None
+    if present not in (entry["sha256"], *known["sha256"]):
+        raise InputError(
+            "missing, or not as it was sealed",
+            file=path,
+            rule=f"SHA-256 as in {raw.MANIFEST} or in {JOURNAL}",
+            remedy=f"`dvc checkout {RAW}`, then rotate again",
+        )
+    if known["sha256"] and present == known["sha256"][-1] and known["recipients"] == keys:
+        return
+    content = sealed.seal(sealed.unseal(path.read_bytes(), str(path)), keys)
+    done[name] = {"sha256": [*known["sha256"], hashlib.sha256(content).hexdigest()], "recipients": keys}
+    files.write_json(journal, done)
+    files.write_bytes(path, content)
+
+
+def _beside(cfg: Config) -> list[Path]:
+    """Sealed files of the source that are no raw ones: the store of headlines, a sealed folder of the user's own."""
+    folder = stage.root() / yahoo.STORE if cfg.data.source == "yahoo" else None
+    if cfg.data.csv is not None:
+        folder = stage.root() / Path(cfg.data.csv.folder).expanduser()
+    return sorted(folder.rglob(f"*{sealed.SUFFIX}")) if folder else []
+
+
+def in_the_clear(cfg: Config, folder: Path = RAW) -> Iterator[str]:
+    """What of a sensitive source lies in the clear: files below data/, objects of DVC's cache, the user's folder."""
+    for path in sorted(folder.parent.glob(f"*{folder.name}*/**/*")):
+        if path.is_file() and not sealed.is_sealed(path) and path.name != raw.MANIFEST:
+            yield f"{path}: run ingest again, `dvc repro ingest`"
+    cache = Path(_dvc("cache", "dir"))
+    for path in sorted(folder.rglob(f"*{sealed.SUFFIX}")):
+        content = sealed.unseal(path.read_bytes(), str(path))
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # DVC names its objects so
+        found = cache / "files" / "md5" / digest[:2] / digest[2:]
+        if found.exists():
+            yield f"{found}: the content of {path}; delete it, or `dvc gc --workspace`, and --cloud for the remote"
+    if cfg.data.csv is not None:
+        own = stage.root() / Path(cfg.data.csv.folder).expanduser()
+        names = [path for path in own.rglob("*") if path.is_file() and not sealed.is_sealed(path)]
+        if names:
+            yield f"{own}: {len(names)} files of your own folder; `seal` them, or keep them on an encrypted disk"
+
+
+def _dvc(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"dvc {' '.join(arguments)} failed: {done.stderr.strip()[-200:]}", remedy="run it by hand")
+    return done.stdout.strip()
+
+
+def seal_files(paths: Sequence[Path], cfg: Config) -> None:
+    """Replace plain files by sealed ones. Removing a file does not wipe the disk."""
+    for path in paths:
+        if sealed.is_sealed(path) or not path.is_file():
+            raise InputError("not a plain file", file=path, remedy="name files that are not sealed yet")
+    for path in paths:
+        content = path.read_bytes()
+        written = path.with_name(path.name + sealed.SUFFIX)
+        files.write_bytes(written, sealed.seal(content, cfg.privacy.recipients))
+        try:
+            same = sealed.unseal(written.read_bytes(), str(written)) == content
+        except InputError:  # nobody here could open it: better no sealed file than no file
+            written.unlink()
+            raise
+        assert same, f"{written} does not hold what {path} held"
+        path.unlink()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    stage.set_up("privacy")
+    log.setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(
+        prog=sealed.COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="key | rotate | check | seal")
+    key = commands.add_parser("key", help="make an identity, or show the public keys of the one that is there")
+    key.add_argument("--output", type=Path, default=None, help="file of the secret; default as said above")
+    key.add_argument("--another", action="store_true", help="one more in the same file, for a rotation")
+    commands.add_parser("rotate", help="seal every raw file to the present privacy.recipients; can be run again")
+    commands.add_parser("check", help="is every raw file sealed, does it open, is nothing left in the clear?")
+    seal = commands.add_parser("seal", help="replace plain files of data.csv.folder by sealed ones")
+    seal.add_argument("file", type=Path, nargs="+")
+    chosen = parser.parse_args(arguments)
+    try:
+        return {"key": _key, "rotate": _rotate, "check": _check, "seal": _seal}[chosen.command](chosen)
+    except InputError as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 2
+
+
+def _key(chosen: argparse.Namespace) -> int:
+    named = os.environ.get(sealed.IDENTITY_FILE)
+    path = chosen.output or (Path(named).expanduser() if named else sealed.default_file())
+    if path.exists() and not chosen.another:
+        keys = [str(one.to_public()) for one in sealed.parsed(path.read_text(), str(path))]
+        _say(f"{path} opens what is sealed to:", *keys, "nothing was changed; --another makes one more")
+        return 0
+    keys = make_key(path, chosen.another)
+    _say(f"made in {path}, for you alone to read. Back it up. Its public key goes into privacy.recipients:", keys[-1])
+    if path != sealed.default_file() and str(path) != named:
+        _say(f"stages find it when you export {sealed.IDENTITY_FILE}={path}")
+    return 0
+
+
+def _rotate(chosen: argparse.Namespace) -> int:
+    cfg = _sensitive()
+    count = rotate(cfg)
+    if not count:
+        _say("every raw file is sealed to privacy.recipients already")
+        return 0
+    _say(
+        f"{count} files are sealed to {len(cfg.privacy.recipients)} keys. Now:",
+        "dvc commit --force ingest && dvc repro   (the new hashes; only clean runs, and its tables are equal)",
+        "dvc push",
+        "dvc gc --workspace --cloud   (deletes the old objects, which old keys open, and what other commits need)",
+        "then remove the old key from the identity file",
+    )
+    return 0
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    cfg = _sensitive()
+    count = raw.verify(RAW, cfg.data.source)
+    found = list(in_the_clear(cfg))
+    _say(f"{count} raw files are as in the manifest; sealed ones open with your identity", *found)
+    return 1 if found else 0
+
+
+def _seal(chosen: argparse.Namespace) -> int:
+    seal_files(chosen.file, config.load())
+    _say(f"{len(chosen.file)} files are sealed and their plain forms removed (the disk may still hold their blocks)")
+    return 0
+
+
+def _sensitive() -> Config:
+    cfg = config.load()
+    if cfg.data.source not in cfg.privacy.sensitive:
+        raise InputError(
+            f"source {cfg.data.source} is not sensitive",
+            rule=f"privacy.sensitive = {cfg.privacy.sensitive}",
+            remedy="name it there: conf/config.yaml, then `make params`",
+        )
+    return cfg
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n  ".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

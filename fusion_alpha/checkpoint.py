@@ -36,7 +36,7 @@ def save(folder: Path, net: FusionNet, samples: Samples, cfg: Config, dev: dict[
     """
     weights = save_tensors({name: value.contiguous().cpu() for name, value in net.state_dict().items()})
     tau = net.tau()
-    description = _setting(samples.feature_names, cfg) | {
+    description = setting(samples.feature_names, cfg) | {
         "format": FORMAT,
         "seed": net.seed,
         "source": cfg.data.source,
@@ -72,7 +72,7 @@ def load(folder: Path, feature_names: tuple[str, ...], cfg: Config) -> tuple[Fus
             rule=f"SHA-256 {description['weights_sha256']}",
             remedy="run `dvc checkout`, or train again",
         )
-    _require_same_setting(description, _setting(feature_names, cfg), folder / CONFIG)
+    require_same_setting(description, setting(feature_names, cfg), folder / CONFIG)
     net = FusionNet(
         ModelConfig(**description["model"]),
         n_features=len(feature_names),
@@ -89,7 +89,7 @@ def load(folder: Path, feature_names: tuple[str, ...], cfg: Config) -> tuple[Fus
     return net.eval(), fingerprint(folder)[:12]
 
 
-def _setting(feature_names: tuple[str, ...], cfg: Config) -> dict[str, Any]:
+def setting(feature_names: tuple[str, ...], cfg: Config) -> dict[str, Any]:
     """What a checkpoint and its user must agree on."""
     return {
         "model": asdict(cfg.model),
@@ -101,7 +101,8 @@ def _setting(feature_names: tuple[str, ...], cfg: Config) -> dict[str, Any]:
     }
 
 
-def _require_same_setting(saved: dict[str, Any], present: dict[str, Any], path: Path) -> None:
+def require_same_setting(saved: dict[str, Any], present: dict[str, Any], path: Path) -> None:
+    """InputError naming the first value of `present`, a `setting`, that is another one in a checkpoint's config."""
     for name, value in present.items():
         if saved.get(name) == value:
             continue

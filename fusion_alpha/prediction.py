@@ -42,7 +42,14 @@ def predict(
         parts.append(_moments(output)[:, : len(chosen)])
         if on_batch is not None:
             on_batch(len(chosen))
-    p_up, mean, sd, severity = np.concatenate([*parts, np.zeros((4, 0))], axis=1)
+    return table(np.concatenate([*parts, np.zeros((4, 0))], axis=1), samples, rows, net.tau())
+
+
+def table(
+    moments: NDArray[np.float64], samples: Samples, rows: NDArray[np.int64], tau: tuple[float, float] | None
+) -> pd.DataFrame:
+    """Predictions of the rows from p_up, mean, sd and severity [4, rows], mean and sd in units of the volatility."""
+    p_up, mean, sd, severity = moments
     volatility = samples.volatility[rows]
     return pd.DataFrame(
         {
@@ -50,7 +57,7 @@ def predict(
             "mean_ret": mean * volatility,
             "sd_ret": sd * volatility,
             "severity": severity,
-            "kind": kinds(samples.score.numpy()[rows], net.tau()),
+            "kind": kinds(samples.score.numpy()[rows], tau),
         }
     )
 

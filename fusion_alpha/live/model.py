@@ -1,11 +1,12 @@
-"""What predicts: an engine of samples. The torch checkpoint is one; it is checked before anything runs.
+"""What predicts: an engine of samples, checked before anything runs. `predict.engine` chooses.
 
-A checkpoint names itself: its model card carries the start of the SHA-256 of weights and config, and the config that of
-the weights. One wrong bit in either file is one that nobody trained, so it is refused.
+A checkpoint (torch) names itself: its model card carries the start of the SHA-256 of weights and config, and the config
+that of the weights. An exported model (ONNX Runtime) has a manifest with the SHA-256 of every file, and rows with the
+answers that it must give. One wrong bit is one that nobody trained, so it is refused.
 """
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fusion_alpha import checkpoint, prediction, samples, training
+from fusion_alpha import checkpoint, onnx_fusionnet, prediction, samples, training
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.samples import Samples
@@ -55,6 +56,42 @@ class TorchEngine:
 
     def predict(self, data: Samples, rows: NDArray[np.int64]) -> pd.DataFrame:
         return prediction.predict(self._net, data, rows, mc_samples=self._samples, device=self._device)
+
+
+class OnnxEngine:
+    """The exported model as `stages/predict.py` uses it: a row at a time, so the same bits in any company."""
+
+    def __init__(self, folder: Path, cfg: Config) -> None:
+        try:
+            self._net = onnx_fusionnet.OnnxFusionNet(folder, cfg.predict.precision, feature_names(cfg), cfg)
+        except InputError as error:
+            raise ModelError(str(error)) from None
+        training.set_up(replace(cfg.train, device="cpu"))
+        self.model_id, self.sha256 = self._net.model_id, self._net.digest
+        self._samples = cfg.predict.mc_samples
+
+    def require_exported_from(self, source: Path) -> None:
+        """ModelError where the checkpoint in `source` is another one."""
+        try:
+            self._net.require_exported_from(source)
+        except InputError as error:
+            raise ModelError(str(error)) from None
+
+    def predict(self, data: Samples, rows: NDArray[np.int64]) -> pd.DataFrame:
+        return self._net.predict(data, rows, mc_samples=self._samples)
+
+
+def load(cfg: Config, run: Path = Path(), folder: Path | None = None) -> Engine:
+    """The engine of `predict.engine`, from `folder` or from the models of a run; ModelError unless it is whole.
+
+    An exported model of the run must be that of the run's checkpoint, where there is one.
+    """
+    if cfg.predict.engine == "torch":
+        return TorchEngine(folder or run / checkpoint.FOLDER, cfg)
+    engine = OnnxEngine(folder or run / onnx_fusionnet.FOLDER, cfg)
+    if folder is None:
+        engine.require_exported_from(run / checkpoint.FOLDER)
+    return engine
 
 
 def feature_names(cfg: Config) -> tuple[str, ...]:

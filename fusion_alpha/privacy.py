@@ -90,7 +90,7 @@ def rotate(cfg: Config, folder: Path = RAW) -> int:
         )
     if content["recipients"] == keys and not journal.exists():
         return 0
-    for leftover in folder.rglob(f".*{sealed.SUFFIX}.*.partial"):  # of one that was killed
+    for leftover in folder.rglob(".*.partial"):  # of one that was killed
         leftover.unlink()
     done: Journal = files.read_json(journal) if journal.exists() else {}
     for entry in track(content["files"], "sealing", console=console, transient=True):

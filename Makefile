@@ -12,7 +12,7 @@ export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env extra hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery canaries sql book ui lock image clean
+.PHONY: help env extra hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery canaries sql book ui remote pull push s3 lock image clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -81,7 +81,7 @@ stocknet: $(READY) ## every system of the StockNet benchmark on real data (an ho
 recovery: $(READY) ## thirty simulated markets: is what was planted found, and nothing else? (ten minutes)
 	dvc repro stages/dvc.yaml:lab_recovery
 
-canaries: $(READY) ## would a leak be noticed? time machine, null markets, planted leaks and more (most of an hour)
+canaries: $(READY) ## would a leak be noticed? time machine, null markets, planted leaks and more (20 minutes)
 	dvc repro stages/dvc.yaml:canaries
 
 sql: $(READY) ## ask the tables of all layers in SQL; RUN="query" or RUN=docs/questions.sql, else line by line
@@ -93,6 +93,20 @@ book: $(READY) ## build the Nimbus Book (site and PDF) from the results of the l
 ui: $(READY) ## MLflow's comparison of runs, on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore mlflow ui --backend-store-uri sqlite:///mlflow.db \
 	  --workers 1 --host $(UI_HOST) --uvicorn-opts "--log-level warning"
+
+remote: $(READY) ## does the data remote answer, do the credentials fit? If not, what to do
+	@python -m fusion_alpha.remote
+
+pull: $(READY) ## fetch the data and models that the lock names from the remote
+	@python -m fusion_alpha.remote
+	dvc pull
+
+push: $(READY) ## send the data and models that the lock names to the remote
+	@python -m fusion_alpha.remote --write
+	dvc push
+
+s3: $(READY) ## an S3 server on this machine to try the remote on; it prints how to point DVC at it
+	@python -m fusion_alpha.s3_server
 
 image: ## build the container image; ARGS="--build-arg EXTRA=cuda" for a GPU
 	docker build $(ARGS) --tag nimbus-fusion .

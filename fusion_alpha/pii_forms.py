@@ -1,11 +1,12 @@
 """Written forms of personal data, and of what looks like it: what fusion_alpha.pii_check makes its labelled texts of.
 
-«...» holds what must go; around it stands what makes it what it is ("call «...»"). In braces, drawn anew for every text:
+«...» holds what must go; around it stands what makes it what it is ("call «...»"). In braces, drawn for every text:
 
     {d} {n}          a digit 0 to 9, 2 to 9; {d4} four digits
-    {w4} {x8}        four letters or digits as in short links; eight hexadecimal digits
+    {w7} {x8}        seven letters and digits as in short links; eight hexadecimal digits
     {first} {last}   a name; {First}, {FIRST} in its other cases; {word} {Word} an invented company
-    {card} {iban}    numbers with right check digits, see pii_check
+    {card: }         the number of a payment card, its groups apart by a space, - or nothing; {amex: } in Amex's groups
+    {iban:DE: }      an account of that country; both with right check digits; {notcard} has wrong ones
     {open} {close}   literal braces
 
 HELD_OUT was written first, in one go from how people write, and was committed before the scrubber was run on any of it;
@@ -92,7 +93,7 @@ HELD_OUT: Forms = {
         "«@{first}»'s target",
         "(«@{first}{last}»)",
         "RT «@{FIRST}{d2}»: bought",
-        "cc:«@{first}»,«@{last}»",
+        "cc:«@{first},@{last}»",
         "«@{first}{last}@mastodon.social»",
         "«u/{first}_{last}» on reddit",
         "«/u/{first}{d3}»",
@@ -149,7 +150,7 @@ HELD_OUT: Forms = {
     ],
     "names": [
         "«{First} {Last}» to step down as CFO",
-        "analyst «{First} {last_initial}. {Last}» cuts target",
+        "analyst «{First} Q. {Last}» cuts target",
         "«Mr. {Last}» sold shares",
         "«{Last}, {First}»",
         "«{first} {last}» told me to sell",
@@ -220,4 +221,65 @@ HELD_OUT_HARMLESS = [
     "1-800-Flowers and 1-800-Contacts report",
     "revenue $1,{d3},{d3},{d3}",
     "ratio 1:{n}{d}, odds {n}/1",
+]
+
+DEVELOPMENT: Forms = {
+    "emails": [
+        "mail «{First}.{Last}+x@mail.{word}.co.uk»!",
+        "«{first} [at] {word} [dot] com»",
+        "«{first} at {word} dot com»",
+        "«{first}@{word}.com»@{word}",
+        "«{first}{d4}@yahoo.co.in» pls",
+        "(«{first}@{word}.com»)",
+    ],
+    "phones": [
+        "call «({n}{d2}) {n}{d2}-{d4}» now",
+        "«{n}{d2}-{n}{d2}-{d4}»",
+        "«1-800-{n}{d2}-{d4}»",
+        "«+44 20 {n}{d3} {d4}» or later",
+        "«+34{n}{d8}»",
+        "tel «020 {n}{d3} {d4}»",
+        "WhatsApp me at «{n}{d2}{n}{d2}{d4}»",
+        "«(21){d5}-{d4}»",
+    ],
+    "handles": [
+        "RT «@{First}{Last}»: up",
+        "via .«@{FIRST}»,",
+        "RT«@{first}_{d}» and more",
+        "＠{word}: «＠{first}»",
+        "«@{first}{d2}»",
+    ],
+    "links": [
+        "see «http://t.co/{w10}».",
+        "(«https://www.{word}.org/a?b=@c&d=201555{d4}»)",
+        "«http://t.co/{w6}…»",
+        "cut off «htt…»",
+        "«www.{word}.com/?r={d}»",
+        "«bit.ly/{w7}», ok",
+        "いいね «http://t.co/{w3}»ですね",
+    ],
+    "accounts": [
+        "{Word} card «{card: }»",
+        "«{card:}»",
+        "«{card:-}»",
+        "«{amex: }» amex",
+        "IBAN «{iban:DE: }»",
+        "«{iban:AT:}»",
+        "«{iban:BE: }», BIC {WORD}BB",
+    ],
+}
+
+DEVELOPMENT_HARMLESS = [
+    "$TSLA $BRK.A #earnings S&P 500 -0.35%",
+    "bought $AAPL @ 120.50, sold @121.25, half @.27 and @2pm @50k @520",
+    "+12.50% to $1,234,567.89 on 120,000,000 shares, vol {n}{d9}",
+    "2014-01-02 10/12/2014 20150403 18:30 20150403 18",
+    "$AAPL Jan 100 call 105 110 115; call 5{d2}.00 525.00",
+    "levels 250 260 2700, 0.618-1.618, 101.25-102.50, +2906 4/2 $86 C, OI +30{d3}",
+    "EPS 0.15 v 0.13, 0001193125-15-{d6}",
+    "and/or, U.S./China, Amazon.com, Q3/Q4, P/E 15.2",
+    "either (at the open) or at noon",
+    "DOW 17,100.18 -2.11% NASDAQ 4,500.{d3}",
+    "order {notcard}",
+    "1{d3} 2{d3} 3{d3} 4{d3} 5{d3}",
 ]

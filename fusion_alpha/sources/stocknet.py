@@ -189,6 +189,12 @@ def _tweets(source: zipfile.ZipFile, inside: Members, refused: parsing.Refusals)
     return parsing.published(rows, refused, "created_at", "a time as Wed Jan 01 03:59:03 +0000 2014", _created)
 
 
+def texts(archive: Path) -> pd.Series:
+    """The text of every tweet of the archive that can be read, as published."""
+    with opened(archive, str(archive)) as source:
+        return _tweets(source, members(source, str(archive)), parsing.Refusals())["text"]
+
+
 def _created(texts: pd.Series) -> pd.Series:
     times = pd.to_datetime(texts, format=CREATED_AT, utc=True, errors="coerce")
     return times.astype("datetime64[us, UTC]")

@@ -21,7 +21,7 @@ PIPELINES = ("dvc.yaml", "kernels/dvc.yaml", "stages/dvc.yaml", "minute/dvc.yaml
 STAGES = {
     name: stage for file in PIPELINES for name, stage in yaml.safe_load((ROOT / file).read_text())["stages"].items()
 }
-ORDER = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
+ORDER = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "export", "predict", "evaluate"]
 BESIDE = ["train_bicep", "stocknet", "lab_recovery", "canaries", "minute"]  # not in the pipeline's `dvc repro`
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from fusion_alpha import checkpoint, config, stage
+from fusion_alpha import config, stage
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--metrics-port", type=int, metavar="N", help="serve /metrics and /health on 127.0.0.1")
     new.add_argument("--kill-file", type=Path, metavar="FILE", help="no signals from the moment it exists")
     new.add_argument("--release", metavar="REASON", help="release a latched kill switch, and say why")
-    new.add_argument("--model", type=Path, metavar="FOLDER", help="checkpoint (default: that of the interval's run)")
+    new.add_argument("--model", type=Path, metavar="FOLDER", help="of the engine (default: of the interval's run)")
     new.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other parameters than params.yaml's")
     return new
 
@@ -106,13 +106,13 @@ def main() -> int:
     log = stage.set_up("live_router")
     try:
         cfg, folder = checked(arguments)
-        from fusion_alpha.live.model import ModelError, TorchEngine
+        from fusion_alpha.live import model
 
         try:
-            engine = TorchEngine(arguments.model or folder / checkpoint.FOLDER, cfg)
-        except ModelError as error:
+            engine = model.load(cfg, folder, arguments.model)
+        except model.ModelError as error:
             raise NoModel(str(error)) from None
-        log.info("model %s, %s bars", engine.model_id, cfg.interval)
+        log.info("model %s on %s, %s bars", engine.model_id, cfg.predict.engine, cfg.interval)
         return route(arguments, cfg, folder, engine)
     except InputError as error:
         stage.console.print(str(error), markup=False, highlight=False, soft_wrap=True)

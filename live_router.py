@@ -14,6 +14,7 @@ SIGTERM and Ctrl-C stop it cleanly, SIGUSR1 pulls the kill switch. docs/live.md 
 """
 
 import argparse
+import logging
 import math
 import signal
 import sys
@@ -28,9 +29,12 @@ from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 
 if TYPE_CHECKING:
+    from fusion_alpha.live.journal import Journal
     from fusion_alpha.live.model import Engine
+    from fusion_alpha.live.switch import KillSwitch
 
-USAGE, BAD_MODEL = 2, 78  # exit status; EX_CONFIG of sysexits.h
+# Exit status beside those of the router; the latter two are EX_DATAERR and EX_CONFIG of sysexits.h.
+USAGE, BAD_JOURNAL, BAD_MODEL = 2, 65, 78
 FEEDS = ("lab", "replay", "csv", "http")
 RUNS = (Path(), config.MINUTE.parent)  # folders of params.yaml, models/ and data/; the first of the interval counts
 BAR_SECONDS = 5.0  # of the wall's clock for a bar, where a simulated market has no --speed
@@ -50,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--log", type=Path, default=Path("live.log"), help="journal, and what a restart goes on from")
     new.add_argument("--once", action="store_true", help="end after one bar")
     new.add_argument("--dry-run", action="store_true", help="decide and write down, trade nothing, not even on paper")
-    new.add_argument("--metrics-port", type=int, metavar="N", help="serve /metrics and /health on 127.0.0.1")
+    new.add_argument("--metrics-port", type=port, metavar="N", help="serve /metrics and /health on 127.0.0.1")
     new.add_argument("--kill-file", type=Path, metavar="FILE", help="no signals from the moment it exists")
     new.add_argument("--release", metavar="REASON", help="release a latched kill switch, and say why")
     new.add_argument("--model", type=Path, metavar="FOLDER", help="of the engine (default: of the interval's run)")
@@ -63,6 +67,12 @@ def speed(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError("a positive number, or max")
     return value
+
+
+def port(text: str) -> int:
+    if not (text.isdigit() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError("a port, 0 to 65535; 0 takes a free one")
+    return int(text)
 
 
 class NoModel(InputError):
@@ -104,6 +114,13 @@ def checked(arguments: argparse.Namespace) -> tuple[Config, Path]:
 def main() -> int:
     arguments = parser().parse_args()
     log = stage.set_up("live_router")
+    from fusion_alpha.live.journal import Damaged
+    from fusion_alpha.live.switch import KillSwitch
+
+    switch = KillSwitch(arguments.kill_file)
+    signal.signal(signal.SIGUSR1, lambda *_: switch.pull())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # nothing has begun yet
     try:
         cfg, folder = checked(arguments)
         from fusion_alpha.live import model
@@ -113,28 +130,44 @@ def main() -> int:
         except model.ModelError as error:
             raise NoModel(str(error)) from None
         log.info("model %s on %s, %s bars", engine.model_id, cfg.predict.engine, cfg.interval)
-        return route(arguments, cfg, folder, engine)
+        return route(arguments, cfg, folder, engine, switch)
     except InputError as error:
         stage.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return BAD_MODEL if isinstance(error, NoModel) else USAGE
+        return BAD_MODEL if isinstance(error, NoModel) else BAD_JOURNAL if isinstance(error, Damaged) else USAGE
 
 
-def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Engine") -> int:
+def release(journal: "Journal", reason: str, switch: "KillSwitch") -> None:
+    """Release the latch of a journal; InputError while what pulled the switch is still there."""
+    from fusion_alpha.live.journal import Entry, latched
+
+    pulled, why = switch.pulled(), latched(journal.records)
+    if not reason.strip() or pulled:
+        problem = f"--release, and {pulled}" if pulled else "--release without a reason"
+        remedy = "remove the file first" if pulled else 'say why: --release "checked the feed"'
+        raise InputError(problem, rule="a person releases, with a reason, once the cause is gone", remedy=remedy)
+    if why is None:
+        logging.getLogger(__name__).info("no kill switch is latched; nothing to release")
+        return
+    journal.records += journal.append(Entry("release", {"reason": reason, "latched": why}))
+    logging.getLogger(__name__).info("released: %s (it was latched: %s)", reason, why)
+
+
+def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Engine", switch: "KillSwitch") -> int:
     from fusion_alpha.live import broker, feed, router
     from fusion_alpha.live.clock import SimulatedClock, SteppedClock, WallClock
     from fusion_alpha.live.display import Display
     from fusion_alpha.live.guards import Quarantine
     from fusion_alpha.live.http_feed import HttpFeed
-    from fusion_alpha.live.journal import Entry, Journal
+    from fusion_alpha.live.journal import Journal
     from fusion_alpha.live.monitor import Metrics, Monitor
-    from fusion_alpha.live.switch import KillSwitch
     from fusion_alpha.live.texts import Texts
 
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(arguments.log))
-        if arguments.release:
-            journal.records += journal.append(Entry("release", {"reason": arguments.release}))
-        last, book = router.resume_point(journal.records)
+        kind = broker.DryRun.name if arguments.dry_run else broker.PaperBroker.name
+        last, book = broker.reconciled(journal.records, kind, arguments.log)
+        if arguments.release is not None:
+            release(journal, arguments.release, switch)
         if arguments.feed == "lab":
             history, source = feed.laboratory(cfg)
         elif arguments.feed == "replay":
@@ -159,12 +192,11 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
             clock = SimulatedClock(start, arguments.speed or bar_s / BAR_SECONDS)
         texts = stack.enter_context(Texts(cfg))
         trader = broker.DryRun() if arguments.dry_run else broker.PaperBroker(cfg, book)
-        switch, metrics = KillSwitch(arguments.kill_file), Metrics()
+        metrics = Metrics()
         parts = router.Parts(cfg, source, history, clock, journal, engine, texts, trader, switch, metrics)
         running = router.Router(parts, tickers, once=arguments.once)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: running.interrupt())
-        signal.signal(signal.SIGUSR1, lambda *_: switch.pull())
         if arguments.metrics_port is not None:
             monitor = stack.enter_context(Monitor(arguments.metrics_port, metrics, running.health))
             stage.console.print(f"metrics and health on http://127.0.0.1:{monitor.port}", highlight=False)

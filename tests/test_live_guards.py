@@ -1,5 +1,6 @@
 """What a bar is: every way in which it can be wrong, and how a ticker comes back from a halt."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -73,6 +74,29 @@ def test_a_bad_bar_within_the_three_starts_them_again(guard):
 def test_ten_standard_deviations_are_a_jump(guard):
     last = 100 * math.exp(-0.0005)
     assert judge(guard, bar(41, last * math.exp(0.0099))).finding == Finding.GOOD
+
+
+def test_a_usual_night_is_no_jump_for_minutes_and_an_unusual_one_is(guard):
+    last = 100 * math.exp(-0.0005)
+    first = pd.Timestamp("2019-12-03T14:31Z").as_unit("us")
+    for minute in range(41, 391):
+        judge(guard, bar(minute, 100 * math.exp(0.0005 * (-1.0) ** minute)))
+
+    def opened(move: float) -> Finding:
+        one = replace(bar(41, last * math.exp(move)), close_utc=first)
+        return judge(copy.deepcopy(guard), one).finding
+
+    assert opened(0.05) == Finding.GOOD  # fifty times the move of a minute
+    assert opened(0.25) == Finding.JUMP
+
+
+def test_what_is_remembered_of_a_ticker_has_an_end(guard):
+    guard._kept = 50
+    for minute in range(41, 200):
+        judge(guard, bar(minute, 100 * math.exp(0.0005 * (-1.0) ** minute)))
+    assert len(guard._tickers["TSLA"].known) <= 100
+    assert judge(guard, bar(1), 1e6).finding == Finding.OLD
+    assert judge(guard, bar(199, 100 * math.exp(-0.0005)), 60).finding == Finding.DUPLICATE
 
 
 def test_a_wrong_print_is_refused_there_and_back(guard):

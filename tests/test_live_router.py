@@ -16,7 +16,7 @@ from live_market import daily, tables
 from fusion_alpha import checkpoint, prediction, samples
 from fusion_alpha.fusionnet import FusionNet
 from fusion_alpha.live import feed, router
-from fusion_alpha.live.broker import Book, DryRun, PaperBroker
+from fusion_alpha.live.broker import Book, DryRun, PaperBroker, reconciled
 from fusion_alpha.live.clock import SteppedClock
 from fusion_alpha.live.feed import History, Polled, TableFeed
 from fusion_alpha.live.guards import Quarantine
@@ -70,7 +70,7 @@ def route(world, engine, path, source=None, *, broker=None, switch=None, before=
     """Run a router until its feed ends; `before` sees it first."""
     cfg, history, _, _ = world
     with Journal(path) as journal, Texts(cfg) as texts:
-        last, book = router.resume_point(journal.records)
+        last, book = reconciled(journal.records, broker.name if broker else "paper", path)
         start = history.prices["bar_close_utc"].max() if last is None else last
         made = router.Router(
             router.Parts(

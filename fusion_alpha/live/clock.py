@@ -130,6 +130,10 @@ class Hours:
         self._cover(close)
         return self._sessions[_from(self._closes, close)]
 
+    def session_bars(self, close: pd.Timestamp) -> int:
+        """How many bars the session of the bar that ends at `close` has."""
+        return int((self._sessions == self.session(close)).sum())
+
     def fill(self, decided: pd.Timestamp) -> pd.Timestamp:
         """The first bar open at or after `decided`, as panel.clock has it."""
         self._cover(decided)

@@ -165,10 +165,17 @@ class BarGuard:
         return close + pd.Timedelta(seconds=self._settings.stale_s)
 
     def _limit(self, ticker: _Ticker, bar: Bar) -> float:
-        """Largest move in log return that counts as possible; a bar after missing ones may move further."""
+        """Largest move in log return that counts as possible; a bar after missing ones may move further.
+
+        So may a session's first one: a night counts as many bars as a session has, and a day's move is no surprise.
+        """
         if len(ticker.returns) < _LEAST:
             return math.inf
-        bars = 1 if ticker.last_close is None else max(1, self._hours.bars_between(ticker.last_close, bar.close_utc))
+        bars, before = 1, ticker.last_close
+        if before is not None:
+            bars = max(1, self._hours.bars_between(before, bar.close_utc))
+            if not self._hours.daily and self._hours.session(before) != self._hours.session(bar.close_utc):
+                bars += self._hours.session_bars(bar.close_utc)
         return self._settings.jump_sd * max(float(np.std(ticker.returns)), _FLOOR) * math.sqrt(bars)
 
     def _ticker(self, name: str) -> _Ticker:

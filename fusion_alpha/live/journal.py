@@ -69,13 +69,17 @@ class Journal:
     """The open journal at `path`, for one process at a time; use as a context manager.
 
     `records` has what the file held when it was opened; `torn_bytes` what was cut off its end. Raises InputError where
-    another process has it open, Damaged where the file is damaged before its end.
+    it cannot be opened or another process has it open, Damaged where the file is damaged before its end.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            rule, remedy = "the journal is a file that can be written", "another file: --log FILE"
+            raise InputError(f"cannot be opened ({error.strerror})", file=path, rule=rule, remedy=remedy) from None
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock()
             content = _content(self._file)

@@ -16,6 +16,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from fusion_alpha.errors import InputError
+
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 FEED_STATES = ("ok", "degraded", "down")
 
@@ -72,7 +74,11 @@ class Monitor:
             def log_message(self, format: str, *args: object) -> None:
                 """The terminal belongs to the live table."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        except OSError as error:
+            rule, remedy = "the port is free", "choose another --metrics-port; 0 takes a free one"
+            raise InputError(f"127.0.0.1:{port}: {error.strerror}", rule=rule, remedy=remedy) from None
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="monitor", daemon=True)
         self.port = self._server.server_port

@@ -1,6 +1,7 @@
 """Environments, container, workflows and hooks say the same things, and the checks refuse what they are there for."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +28,21 @@ HOOKS = {
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 FIRST, LAST = "3.11", "3.13"
+
+NOTEBOOK = {
+    "cells": [
+        {
+            "cell_type": "code",
+            "source": "1",
+            "metadata": {},
+            "execution_count": 1,
+            "outputs": [{"output_type": "stream", "name": "stdout", "text": "private"}],
+        }
+    ],
+    "metadata": {},
+    "nbformat": 4,
+    "nbformat_minor": 4,
+}
 
 
 def locked() -> dict[str, str]:
@@ -160,11 +176,8 @@ def test_messages_that_say_no_kind_are_refused(tmp_path, message, good):
 
 
 def test_notebooks_lose_their_outputs(tmp_path):
-    cell = {"cell_type": "code", "source": "1", "metadata": {}, "execution_count": 1, "outputs": []}
-    cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "private"}]
-    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     path = tmp_path / "a.ipynb"
-    path.write_text(json.dumps(notebook))
+    path.write_text(json.dumps(NOTEBOOK))
     subprocess.run([str(BIN / HOOKS["notebooks"]["entry"]), str(path)], check=True)
     assert "private" not in path.read_text()
 
@@ -198,3 +211,72 @@ def test_licences_that_somebody_looked_at_are_explained():
     notice = (ROOT / "NOTICE").read_text().lower()
     assert [name for name in tool["ignore-packages"] if name not in notice] == []
     assert set(tool["ignore-packages"]) <= set(locked())
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A clone in which `make hooks` was run."""
+    folder = tmp_path_factory.mktemp("hooks") / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    shutil.copy(ROOT / ".pre-commit-config.yaml", folder)
+    for name in ("user.name", "user.email"):
+        subprocess.run(["git", "config", name, "a@b"], cwd=folder, check=True)
+    subprocess.run([BIN / "pre-commit", "install"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def commit(folder: Path, name: str, text: str, message: str = "chore(pipeline): a change") -> tuple[bool, str]:
+    """Commit `text` as the file `name` the way people do; whether git took it, and what it said. Leaves no trace."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    before = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True).stdout
+    (folder / name).write_text(text)
+    subprocess.run(["git", "add", "--", name], cwd=folder, check=True)
+    done = subprocess.run(
+        ["git", "commit", "--message", message], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    after = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True).stdout
+    assert (done.returncode == 0) == (before != after)
+    subprocess.run(["git", "reset", "--quiet", "--hard", before.strip()], cwd=folder, check=True)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_git_takes_a_commit_that_the_hooks_pass(checkout):
+    taken, said = commit(checkout, "tests/test_hooked.py", "def test_one() -> None:\n    assert 1\n")
+    assert taken, said
+    assert "Passed" in said
+    for hook in ("ruff", "no secrets", "conventional"):
+        assert hook in said
+
+
+BAD = {
+    "ruff": ("tests/test_hooked.py", "import os\n"),
+    "ruff-format": ("tests/test_hooked.py", "x = [1,\n  2]\n"),
+    "mypy": ("stages/hooked.py", 'number: int = "text"\n'),
+    "params": ("params.yaml", "data: {}\n"),
+    "schemas": ("schemas/hooked.yaml", "table: hooked\n"),
+    "notebooks": ("docs/hooked.ipynb", json.dumps(NOTEBOOK)),
+    "secrets": ("hooked.txt", "password = " + '"correct-horse-battery"\n'),
+    "dockerfile": ("Dockerfile", "FROM python:latest\n"),
+    "workflows": (".github/workflows/hooked.yml", "on: push\njobs: {a: {runs-on: here, steps: [{run: a, uses: b}]}}\n"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", BAD)
+def test_git_refuses_a_commit_that_a_hook_fails(checkout, hook):
+    name, text = BAD[hook]
+    taken, said = commit(checkout, name, text)
+    assert not taken
+    assert f"- hook id: {hook}\n" in said, said
+
+
+@pytest.mark.slow
+def test_git_refuses_a_message_without_a_kind(checkout):
+    taken, said = commit(checkout, "notes.txt", "text\n", "fixed stuff")
+    assert not taken
+    assert "- hook id: message\n" in said
+
+
+def test_every_hook_is_seen_to_refuse_something():
+    assert set(BAD) | {"message"} == set(HOOKS)

@@ -5,6 +5,7 @@
     python live_router.py --tickers TSLA AAPL NVDA --interval 1m
     python live_router.py --tickers TSLA AAPL --once          one bar, then the end
     python live_router.py --feed replay --from 2019-11-01 --to 2019-11-29 --speed max
+    python live_router.py --feed yahoo                        bars and headlines of Yahoo, after a run on data=yahoo
     python live_router.py --feed http --url http://127.0.0.1:8000/feed --metrics-port 9100 --kill-file kill
 
 It trades on paper only. The model is the one of the checkout's last run, with the parameters in params.yaml; where that
@@ -29,13 +30,15 @@ from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 
 if TYPE_CHECKING:
+    from fusion_alpha.live.feed import Feed, History
     from fusion_alpha.live.journal import Journal
     from fusion_alpha.live.model import Engine
     from fusion_alpha.live.switch import KillSwitch
 
 # Exit status beside those of the router; the latter two are EX_DATAERR and EX_CONFIG of sysexits.h.
 USAGE, BAD_JOURNAL, BAD_MODEL = 2, 65, 78
-FEEDS = ("lab", "replay", "csv", "http")
+ON_THE_WALL = ("csv", "yahoo", "http")  # feeds without a clock of their own
+FEEDS = ("lab", "replay", *ON_THE_WALL)
 RUNS = (Path(), config.MINUTE.parent)  # folders of params.yaml, models/ and data/; the first of the interval counts
 BAR_SECONDS = 5.0  # of the wall's clock for a bar, where a simulated market has no --speed
 
@@ -152,12 +155,25 @@ def release(journal: "Journal", reason: str, switch: "KillSwitch") -> None:
     logging.getLogger(__name__).info("released: %s (it was latched: %s)", reason, why)
 
 
+def on_the_wall(arguments: argparse.Namespace, cfg: Config, history: "History") -> "Feed":
+    """A feed of the real time, which goes on where the history ends."""
+    from fusion_alpha.live.feed import FolderFeed
+    from fusion_alpha.live.guards import Quarantine
+    from fusion_alpha.live.http_feed import HttpFeed
+    from fusion_alpha.live.yahoo_feed import YahooFeed
+
+    quarantine = Quarantine(arguments.log.with_suffix(".quarantine"))
+    if arguments.feed == "csv":
+        return FolderFeed(cfg)
+    if arguments.feed == "yahoo":
+        return YahooFeed(cfg, history, quarantine)
+    return HttpFeed(arguments.url, sorted(history.prices["ticker"].unique()), cfg.interval, cfg.live, quarantine)
+
+
 def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Engine", switch: "KillSwitch") -> int:
     from fusion_alpha.live import broker, feed, router
     from fusion_alpha.live.clock import SimulatedClock, SteppedClock, WallClock
     from fusion_alpha.live.display import Display
-    from fusion_alpha.live.guards import Quarantine
-    from fusion_alpha.live.http_feed import HttpFeed
     from fusion_alpha.live.journal import Journal
     from fusion_alpha.live.monitor import Metrics, Monitor
     from fusion_alpha.live.texts import Texts
@@ -175,15 +191,11 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
         else:
             history = feed.recorded(folder)
         tickers = sorted({name.upper() for name in arguments.tickers or history.prices["ticker"]})
-        if arguments.feed == "csv":
-            source = feed.FolderFeed(cfg)
-        elif arguments.feed == "http":
-            quarantine = Quarantine(arguments.log.with_suffix(".quarantine"))
-            asked = sorted(history.prices["ticker"].unique())
-            source = HttpFeed(arguments.url, asked, cfg.interval, cfg.live, quarantine)
+        if arguments.feed in ON_THE_WALL:
+            source = on_the_wall(arguments, cfg, history)
         end = history.prices["bar_close_utc"].max()
         start = end if last is None else max(end, last)
-        if arguments.feed in ("csv", "http"):
+        if arguments.feed in ON_THE_WALL:
             clock = WallClock()
         elif arguments.speed == math.inf or (arguments.once and arguments.speed is None):
             clock = SteppedClock(start + pd.Timedelta(seconds=cfg.live.settle_s))

@@ -23,6 +23,7 @@ def options(*given: str):
         (["--feed", "http"], "--url"),
         (["--url", "http://127.0.0.1"], "--url"),
         (["--feed", "csv", "--speed", "2"], "--speed with --feed csv"),
+        (["--feed", "yahoo", "--url", "http://127.0.0.1"], "--url"),
         (["--set", "target=stocknet"], "next_open"),
         (["--set", "live.clean_bars=0"], "live.clean_bars"),
         (["--interval", "1h"], "interval"),

@@ -30,10 +30,10 @@ from fusion_alpha.live.limits import Breaker, TokenBucket
 
 log = logging.getLogger(__name__)
 
-_BURST = 5  # requests at once
-_MAX_BYTES = 32 << 20  # of an answer
+BURST = 5  # requests at once
+MAX_BYTES = 32 << 20  # of an answer
 _LONGEST_REST_S = 3600.0  # that a server may ask for
-_TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
+TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 Item = TypeVar("Item")
 
 
@@ -66,7 +66,7 @@ class HttpFeed:
         self.name, self.tickers = "http", tuple(tickers)
         self._url, self._interval, self._settings, self._quarantine = url, interval, settings, quarantine
         self._clock = clock
-        self._bucket = TokenBucket(settings.requests_per_minute, _BURST, clock)
+        self._bucket = TokenBucket(settings.requests_per_minute, BURST, clock)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_rest_s, clock)
         self._rest_until = 0.0
         self._since: pd.Timestamp | None = None
@@ -89,6 +89,7 @@ class HttpFeed:
             return nothing("breaker_open", "too many failures in a row; the feed is left alone")
         if not self._bucket.take():
             return nothing("throttled", "as many requests as live.requests_per_minute allows were made")
+        asked = self._clock()
         try:
             response = self._ask()
         except Unavailable as error:
@@ -99,19 +100,11 @@ class HttpFeed:
             if error.rest_s is not None:
                 self._rest_until = self._clock() + error.rest_s
             return nothing(error.kind, str(error))
-        return self._parsed(response, now)
+        return self._parsed(response, now + pd.Timedelta(seconds=self._clock() - asked))
 
     def _ask(self) -> requests.Response:
         """The answer, after `tries` at most, with growing random pauses; Unavailable or Refused without one."""
-        settings = self._settings
-        budget = settings.tries * (settings.connect_timeout_s + settings.read_timeout_s)
-        retry = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Unavailable),
-            stop=tenacity.stop_after_attempt(settings.tries) | tenacity.stop_after_delay(budget),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=1.0),
-            reraise=True,
-        )
-        return retry(self._once)
+        return tries(self._settings, Unavailable)(self._once)
 
     def _once(self) -> requests.Response:
         query = {"tickers": ",".join(self.tickers), "interval": self._interval}
@@ -124,24 +117,24 @@ class HttpFeed:
                 content = bytearray()
                 while chunk := response.raw.read1(1 << 16, decode_content=True):
                     content += chunk
-                    if len(content) > _MAX_BYTES:
-                        raise Refused("too_large", f"more than {_MAX_BYTES} bytes")
+                    if len(content) > MAX_BYTES:
+                        raise Refused("too_large", f"more than {MAX_BYTES} bytes")
                     if self._clock() > deadline:  # a server that drips never times out by itself
                         raise Unavailable("the answer took too long")
                 response._content = bytes(content)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"{type(error).__name__}: {str(error)[:200]}") from None
         if response.status_code == 429:
-            rest = _retry_after(response.headers.get("Retry-After"), self._settings.breaker_rest_s)
+            rest = retry_after(response.headers.get("Retry-After"), self._settings.breaker_rest_s)
             raise Refused("rate_limited", f"HTTP 429, again in {rest:.0f} s", rest)
-        if response.status_code in _TRANSIENT:
+        if response.status_code in TRANSIENT:
             raise Unavailable(f"HTTP {response.status_code}")
         if response.status_code != 200:
             raise Refused("refused", f"HTTP {response.status_code}")
         return response
 
     def _parsed(self, response: requests.Response, now: pd.Timestamp) -> Polled:
-        server = _date(response.headers.get("Date"))
+        server = http_date(response.headers.get("Date"))
         try:
             answer = strict_json(response.content)
         except (ValueError, RecursionError) as error:
@@ -158,6 +151,17 @@ class HttpFeed:
             kept = self._quarantine.keep(response.content)
             problems = [Problem(one.kind, one.detail, one.tickers, kept) for one in problems]
         return Polled(bars, headlines, problems, server, now, answered=bool(bars) or not problems)
+
+
+def tries(settings: LiveConfig, *worth: type[Exception]) -> tenacity.Retrying:
+    """Calls again, after growing random pauses, what raised one of `worth`; `settings.tries` times at most."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(worth),
+        stop=tenacity.stop_after_attempt(settings.tries)
+        | tenacity.stop_after_delay(settings.tries * (settings.connect_timeout_s + settings.read_timeout_s)),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=1.0),
+        reraise=True,
+    )
 
 
 def nothing(kind: str, detail: str) -> Polled:
@@ -222,7 +226,8 @@ def _instant(value: Any) -> pd.Timestamp:
     return time.tz_convert("UTC").as_unit("us")
 
 
-def _date(header: str | None) -> pd.Timestamp | None:
+def http_date(header: str | None) -> pd.Timestamp | None:
+    """The instant of a Date header; None where it is absent or unreadable."""
     try:
         moment = email.utils.parsedate_to_datetime(header or "")
     except ValueError:
@@ -231,13 +236,13 @@ def _date(header: str | None) -> pd.Timestamp | None:
     return (stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")).as_unit("us")
 
 
-def _retry_after(header: str | None, otherwise: float) -> float:
+def retry_after(header: str | None, otherwise: float) -> float:
     """Seconds from a Retry-After header, which holds seconds or a date."""
     if header is None:
         return otherwise
     if header.strip().isdigit():
         return min(float(header), _LONGEST_REST_S)
-    date = _date(header)
+    date = http_date(header)
     if date is None:
         return otherwise
     return min(max((date - pd.Timestamp.now("UTC")).total_seconds(), 0.0), _LONGEST_REST_S)

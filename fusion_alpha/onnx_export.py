@@ -72,13 +72,27 @@ class Graph(nn.Module):
         """Rows [B, ...] and masks [S, units] -> OUTPUTS [S, B]."""
         given: dict[str, Any] = dict.fromkeys(Batch.__dataclass_fields__) | dict(zip(self.names, tensors, strict=True))
         drawn = [given.pop(name).unsqueeze(1) for name in MASKS]
-        for name, scaler in (("sessions", "scale_sessions"), ("news_features", "scale_news")):
-            if given[name] is not None:  # the mean in place of what is unknown: ONNX's Clip need not pass a NaN on
-                mean = getattr(self.net, scaler).mean
-                given[name] = torch.where(given[name].isnan(), mean, given[name])
+        given = self._without_others(given)
         self.net.dropout = lambda x, p, *, layer, **_: x * drawn[layer]
         output = self.net(Batch(**given), Noise(samples=2, share_rows=True))
         return tuple(getattr(output, name) for name in OUTPUTS)
+
+    def _without_others(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Tokens with nothing where their mask is: what lies there belongs to other rows and would set int8's scale.
+
+        Unknown features become the mean, as in `fusionnet.Scaler`: ONNX's Clip need not pass a NaN on.
+        """
+        for name, mask, scaler in (
+            ("sessions", "session_mask", "scale_sessions"),
+            ("news_features", "news_mask", "scale_news"),
+        ):
+            if given[name] is not None:
+                known = given[mask].unsqueeze(-1) & ~given[name].isnan()
+                given[name] = torch.where(known, given[name], getattr(self.net, scaler).mean)
+        if given["news"] is not None:
+            given["news"] = given["news"] * given["news_mask"].unsqueeze(-1)
+            given["news_lag"] = given["news_lag"] * given["news_mask"]
+        return given
 
 
 class _Known(Thresholds):
@@ -103,9 +117,11 @@ class _Known(Thresholds):
 def export(source: Path, net: FusionNet, samples: Samples, folder: Path) -> dict[str, Any]:
     """Write the network of the checkpoint `source` to `folder` (replaced as a whole); returns parity by precision.
 
-    Raises InputError, and writes nothing, when float32 is further from torch than LIMITS allow.
+    Raises InputError, and writes nothing, when float32 is further from torch than LIMITS allow, and without dev rows.
     """
     rows = samples.select("dev", labelled=True)
+    if not len(rows):
+        raise InputError("no usable row of role dev has a label", rule="rows to compare both engines on")
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).astype(int))]
     names, drawn = inputs(net.model), masks(net.model, net.seed, SAMPLES)
     model = network(net, samples.gather(rows[:3]))

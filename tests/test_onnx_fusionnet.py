@@ -137,6 +137,26 @@ def test_bits_of_a_row_do_not_depend_on_other_rows(whole, loose, precision):
     assert net.predict(data, rows[:0], mc_samples=8).empty
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_what_lies_under_the_masks_changes_no_bit(whole, precision):
+    """Windows are gathered from tables, so a masked token is some token of another row."""
+    folder, net, data, _ = whole
+    runner = onnx_fusionnet.Runner((folder / "onnx" / file_name(precision)).read_bytes())
+    drawn, rng = onnx_fusionnet.masks(net.model, net.seed, 8), np.random.default_rng(6)
+    rows = data.select()[::40]
+    seen = 0
+    for tokens in onnx_fusionnet.each_row(data.gather(rows), onnx_fusionnet.inputs(net.model)):
+        expected = runner.run(tokens, drawn)
+        other = {name: value.copy() for name, value in tokens.items()}
+        for name, mask in (("sessions", "session_mask"), ("news", "news_mask"), ("news_features", "news_mask")):
+            noise = 100 * rng.standard_normal(other[name].shape).astype(np.float32)
+            other[name] = np.where(tokens[mask][..., None], other[name], noise)
+        other["news_lag"] = np.where(tokens["news_mask"], other["news_lag"], 2)
+        seen += (~tokens["news_mask"]).sum()
+        assert np.array_equal(runner.run(other, drawn), expected)
+    assert seen
+
+
 def test_rows_and_samples_are_free_dimensions_of_the_graph(whole):
     folder, net, data, _ = whole
     session = onnxruntime.InferenceSession(folder / "onnx" / file_name("float32"), providers=["CPUExecutionProvider"])

@@ -137,7 +137,9 @@ def kills(made: World, n: int, seed: int = SEED) -> dict[str, Any]:
         if process.poll() is None:
             process.kill()
             found["before_its_first_record" if path.stat().st_size == size else "while_it_routed"] += 1
-        process.wait()
+            process.wait()
+        else:
+            _ended(process, "a run that nobody killed")
         found["torn_records"] += path.read_bytes()[-1:] not in (b"", b"\n")
         log.info("%d starts, %d bytes of %d", found["starts"], path.stat().st_size, whole.stat().st_size)
     _ended(made.start(path, *options), "the run after the last kill")

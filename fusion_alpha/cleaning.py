@@ -139,6 +139,13 @@ def clean(rows: RawRows, cfg: Config) -> Interim:
     return Interim(prices[price_columns], private, rejected, movements.reset_index(drop=True), metrics)
 
 
+def judged(rows: pd.DataFrame, cfg: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `clean` says of price rows alone: those that it keeps, with their places, and the rejected table."""
+    account = _Account("prices", len(rows))
+    kept = _prices(rows, cfg, account)
+    return kept, _rejected_table(tables.empty("rejected"), [account])
+
+
 def _summary(account: _Account, rows: RawRows, kept: int) -> dict[str, Any]:
     """Where the rows of a table went, those that the source could not parse or left out itself included."""
     refused = sum(len(part) for part in account.rejected)
@@ -275,6 +282,8 @@ def _without_personal_data(news: pd.DataFrame, cfg: Config) -> tuple[pd.DataFram
     _, after = pii.scrub_all(text)
     if any(after.values()):
         raise AssertionError(f"personal data is left in interim text: {after}")
+    absent = [kind for kind in pii.RARE if not before[kind]]
+    before, after = ({kind: n for kind, n in counts.items() if kind not in absent} for counts in (before, after))
     private = news.assign(
         text=text,
         news_id=key.hash("news", _identifiers(news)),

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_inputs import configuration
 
-from fusion_alpha import pii
+from fusion_alpha import cleaning, pii
 from fusion_alpha.errors import InputError
+
+NOTHING = (0,) * len(pii.KINDS)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,14 @@ from fusion_alpha.errors import InputError
         ("Ligue (21)99691-6007", "Ligue <phone>"),
         ("WhatsApp me at 2125550123", "WhatsApp me at <phone>"),
         ("foo@bar.com@baz", "<email>@user"),
+        ("jane@corp(dot)com, jane{at}corp.com", "<email>, <email>"),
+        ("tel. 06 12 34 56 78, 089/1234567, 0151 1234567, (02) 9876 5432", "tel. <phone>, <phone>, <phone>, <phone>"),
+        ("0044 20 7946 0958; WhatsApp: 6123 4567", "<phone>; WhatsApp: <phone>"),
+        ("by u/jane-99 or /u/jane", "by @user or @user"),
+        ("brand.xyz/r/Ab12", "<url>"),
+        ("card 4111 1111 1111 1111, 378282246310005.", "card <account>, <account>."),
+        ("IBAN DE89 3704 0044 0532 0130 00 TSLA", "IBAN <account> TSLA"),
+        ("gb82west12345698765432 NL91-ABNA-0417-1643-00", "<account> <account>"),
     ],
 )
 def test_written_forms_are_replaced(text, expected):
@@ -53,11 +64,13 @@ def test_written_forms_are_replaced(text, expected):
         "and/or, U.S./China, Amazon.com, Q3/Q4, P/E 15.2",
         "either (at the open) or at noon",
         "DOW 17,100.18 -2.11% NASDAQ 4,500.123",
+        "tracking 4111 1111 1111 1112, ISIN US0378331005, GB29NWBK60161331926818",
+        "u/w by GS, U/S, w/u/c, T-Mobile 2015 10 15, mobile: 2015-10-15, cell: 100 200 3.5",
         "",
     ],
 )
 def test_market_language_is_left_alone(text):
-    assert pii.scrub_counted(text) == (text, (0, 0, 0, 0))
+    assert pii.scrub_counted(text) == (text, NOTHING)
 
 
 PIECES = st.sampled_from(
@@ -78,6 +91,11 @@ PIECES = st.sampled_from(
         ")",
         "…",
         "at",
+        "4111 1111 1111 1111",
+        "DE89",
+        "3704 0044 0532 0130 00",
+        "tel. ",
+        "u/",
         "0",
     ]
 )
@@ -87,15 +105,25 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=14).map("".join))
 def test_scrubbing_twice_changes_nothing(text):
     once, _ = pii.scrub_counted(text)
-    assert pii.scrub_counted(once) == (once, (0, 0, 0, 0))
+    assert pii.scrub_counted(once) == (once, NOTHING)
 
 
 def test_counts_are_over_all_rows_and_the_index_is_kept():
     texts = pd.Series(["@a http://b.c", "@a http://b.c", "x@y.zz 212-555-0123", "nothing"], index=[5, 6, 7, 9])
     scrubbed, counts = pii.scrub_all(texts)
-    assert counts == {"links": 2, "emails": 1, "phones": 1, "handles": 2}
+    assert counts == {"links": 2, "emails": 1, "accounts": 0, "phones": 1, "handles": 2}
     assert scrubbed.to_dict() == {5: "@user <url>", 6: "@user <url>", 7: "<email> <phone>", 9: "nothing"}
     assert pii.scrub_all(scrubbed)[1] == dict.fromkeys(pii.KINDS, 0)
+
+
+def test_a_rare_kind_is_named_in_metrics_only_where_there_is_any(tmp_path, monkeypatch):
+    """So a source without any keeps the bytes of its metrics."""
+    cfg = configuration("csv")
+    news = pd.DataFrame({"text": ["a@b.co"], "source_id": ["1"], "author": pd.Series([None], dtype="str")})
+    news = news.assign(ticker="A", published_utc=pd.Timestamp(0, tz="UTC"), lang=None, is_repost=False, followers=pd.NA, version=1)
+    assert "accounts" not in cleaning._without_personal_data(news, cfg)[1]["before"]
+    counts = cleaning._without_personal_data(news.assign(text="4111-1111-1111-1111"), cfg)[1]
+    assert (counts["before"]["accounts"], counts["after"]["accounts"]) == (1, 0)
 
 
 def test_no_rows():

@@ -1,10 +1,10 @@
-# make image                                    or: docker build --tag nimbus-fusion .
+# make image                                    or: docker build --tag nimbus-fusion . (ENGINE=podman, ENGINE=buildah)
 # docker run --rm -it nimbus-fusion             the whole pipeline on the embedded data
 # docker compose up ui                          see compose.yaml
 #
 # The default runs on processors. For a graphics card: make image ARGS="--build-arg EXTRA=cuda", then
 # docker run --gpus all ... On x86-64 the registry's build of torch holds CUDA either way; an index of CPU builds in
-# TORCH_INDEX makes the image some gigabytes smaller.
+# TORCH_INDEX makes the image some gigabytes smaller. What only tests and checks need is left out; EXTRA=dev adds it.
 ARG PYTHON=3.11.14
 FROM python:${PYTHON}-slim-bookworm
 ARG TORCH_INDEX=""
@@ -30,8 +30,9 @@ ENV PATH=/opt/venv/bin:$PATH VENV=/opt/venv READY="" PYTHONUNBUFFERED=1 \
 
 # The lock alone decides these layers, so that a change of code does not install everything again.
 COPY --chown=quant requirements.txt pyproject.toml Makefile ./
-RUN python -m venv /opt/venv \
-    && pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --requirement requirements.txt \
+RUN export PIP_NO_CACHE_DIR=1 ${TORCH_INDEX:+PIP_EXTRA_INDEX_URL="$TORCH_INDEX"} \
+    && python -m venv /opt/venv \
+    && make runtime \
     && if [ -n "$EXTRA" ]; then make extra NAME="$EXTRA"; fi
 
 COPY --chown=quant . .

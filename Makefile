@@ -3,7 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 READY ?= $(VENV)/.ready
 UI_HOST ?= 127.0.0.1
-SECRETS := detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines integrity
+ENGINE ?= docker
+# Install what pyproject.toml asks for, in the versions of the lock: for an optional part, or for the project itself.
+INSTALL := python -c 'import subprocess, sys, tomllib; \
+  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; parts = project["optional-dependencies"]; \
+  asked = project["dependencies"] if not sys.argv[1:] else parts.get(sys.argv[1]) or sys.exit("NAME is one of " + ", ".join(parts)); \
+  options = ["--quiet", "--disable-pip-version-check", "--constraint", "requirements.txt"]; \
+  sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", *options, *asked]))'
+SECRETS := detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines integrity --exclude-secrets ^local-only
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -12,7 +19,7 @@ export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env extra hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery canaries sql book ui remote pull push s3 lock image clean
+.PHONY: help env extra runtime hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery canaries sql book ui remote pull push s3 lock image clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,8 +33,10 @@ $(READY): requirements.txt
 	touch $@
 
 extra: $(READY) ## add what an optional part needs: NAME=cuda (GPU) or ray
-	@python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(NAME)"], sep="\n")' \
-	  | pip install --quiet --disable-pip-version-check --constraint requirements.txt --requirement /dev/stdin
+	@$(INSTALL) "$(NAME)"
+
+runtime: $(READY) ## what running needs and nothing for tests or checks (the container's environment)
+	@$(INSTALL)
 
 hooks: $(READY) ## check every commit and its message before git takes it
 	pre-commit install
@@ -109,7 +118,7 @@ s3: $(READY) ## an S3 server on this machine to try the remote on; it prints how
 	@python -m fusion_alpha.s3_server
 
 image: ## build the container image; ARGS="--build-arg EXTRA=cuda" for a GPU
-	docker build $(ARGS) --tag nimbus-fusion .
+	$(ENGINE) build $(ARGS) --tag nimbus-fusion .
 
 lock: $(READY) ## refresh requirements.txt from pyproject.toml
 	pip-compile --quiet --extra dev --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \

@@ -7,11 +7,16 @@ before it that had another configuration.
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import results
 from exhibits import NOTHING, Paragraph, Table, decimal, text
+from figures import CYCLE, FAINT, LINE, WIDTH, canvas, show
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 MEASURES = {  # metric -> name, places; with its interval where the run has one
     "dev/loss": ("loss on dev (nats)", 4),
@@ -25,6 +30,8 @@ MEASURES = {  # metric -> name, places; with its interval where the run has one
     "test/strategies.model.max_drawdown": ("largest drawdown", 3),
     "test/strategies.model.turnover": ("turnover a session", 3),
 }
+INTERVALS = {"test/mcc": "Matthews correlation", "test/strategies.model.sharpe": "Sharpe ratio"}
+COLUMNS = 4  # panels in a row
 NONE = "No tracking database."
 MERGE = "merge"  # the verdict that makes a run a candidate
 
@@ -55,13 +62,90 @@ def experiments(limit: int = 20) -> Table | Paragraph:
             run.data.tags.get("hypothesis") or "none stated",
             f"`{run.data.tags.get('config', NOTHING)[:8]}` ({run.info.run_name})",
             f"MCC {measure(run, 'test/mcc')}; Sharpe {measure(run, 'test/strategies.model.sharpe')}",
-            f"`{run.info.run_id[:8]}`/figures",
+            f"panel {number}",
             run.data.tags.get("verdict", NOTHING),
             run.data.tags.get("verdict") == MERGE,
         )
-        for run in found[:limit]
+        for number, run in enumerate(found[:limit], start=1)
     ]
     return Table(rows, ["hypothesis", "variant id", "metrics", "result image", "verdict", "merge candidate"], right=[])
+
+
+def pictures(limit: int = 20) -> Any:
+    """The model's growth of one unit in each run of the database: its result image."""
+    found = runs()[:limit]
+    if not found:
+        return _blank(NONE)
+    n_rows = -(-len(found) // COLUMNS)
+    figure, grid = plt.subplots(n_rows, COLUMNS, figsize=(WIDTH, 1.5 * n_rows), sharey=True, squeeze=False)
+    said = []
+    for number, axes in enumerate(grid.ravel(), start=1):
+        if number > len(found):
+            axes.axis("off")
+            continue
+        run = found[number - 1]
+        axes.set_title(f"{number}: {run.data.tags.get('config', run.info.run_id)[:8]}", fontsize=7.5, loc="left")
+        axes.axhline(1, color=LINE, linewidth=0.8)
+        axes.set_xticks([])
+        grown = _grown(run)
+        if grown is None:
+            axes.text(0.5, 0.5, "no equity.csv", transform=axes.transAxes, ha="center", color=FAINT, fontsize=7)
+            said.append(f"{number} has none")
+            continue
+        axes.plot(range(len(grown)), grown["model"], color=CYCLE[0])
+        if "buy_and_hold" in grown:
+            axes.plot(range(len(grown)), grown["buy_and_hold"], color=FAINT, linewidth=0.8)
+        said.append(f"{number} ends at {grown['model'].iloc[-1]:.3f}")
+    return show(
+        figure, f"Growth of one unit over the test period, a panel a run, beside buy and hold: {'; '.join(said)}."
+    )
+
+
+def picture() -> Any:
+    """The two runs side by side: growth of one unit, and the measures that have intervals."""
+    two = pair()
+    if two is None:
+        return _blank(told().start)
+    figure, (growth, *others) = plt.subplots(1, 1 + len(INTERVALS), figsize=(WIDTH, 2.4), width_ratios=(2.2, 1, 1))
+    heads, said = _heads(two), []
+    for run, name, colour, line in zip(two, heads, CYCLE, ("-", "--"), strict=False):
+        grown = _grown(run)
+        if grown is not None:
+            growth.plot(pd.to_datetime(grown["session"]), grown["model"], color=colour, linestyle=line, label=name)
+            said.append(f"{name} grows to {grown['model'].iloc[-1]:.3f}")
+    growth.axhline(1, color=LINE, linewidth=0.8)
+    growth.set_ylabel("growth of 1")
+    place_of_dates = AutoDateLocator(maxticks=5)
+    growth.xaxis.set_major_locator(place_of_dates)
+    growth.xaxis.set_major_formatter(ConciseDateFormatter(place_of_dates))
+    if said:
+        growth.legend(fontsize=7)
+    for axes, (key, measured) in zip(others, INTERVALS.items(), strict=True):
+        for place, (run, name, colour) in enumerate(zip(two, heads, CYCLE, strict=False)):
+            value, (low, high) = run.data.metrics.get(key), _interval(run, key)
+            if value is None:
+                continue
+            if low is not None and high is not None:
+                axes.plot([place, place], [low, high], color=colour, linewidth=2)
+            axes.plot(place, value, "o", color=colour)
+            said.append(f"{name} has a {measured} of {measure(run, key)}")
+        axes.axhline(0, color=LINE, linewidth=0.8)
+        axes.set(title=measured, xlim=(-0.6, 1.6))
+        axes.set_xticks([0, 1], ["first", "second"])
+    return show(figure, f"Two experiments. {'; '.join(said) or 'Neither has figures'}.")
+
+
+def _grown(run: Any) -> pd.DataFrame | None:
+    """equity.csv of a run, from where the database says it lies or from beside the database."""
+    stored = Path(unquote(urlparse(run.info.artifact_uri).path)) / "equity.csv"
+    beside = Path(*results.DATABASE.parent.parts, *stored.parts[-5:])  # mlartifacts/EXPERIMENT/RUN/artifacts/equity.csv
+    return next((pd.read_csv(path) for path in (stored, beside) if path.exists()), None)
+
+
+def _blank(reason: str) -> Any:
+    figure, axes = canvas(WIDTH, 0.5, (0, 1), (0, 1))
+    axes.text(0.5, 0.5, reason, ha="center", va="center", color=FAINT)
+    return show(figure, f"Empty. {reason}")
 
 
 def pair() -> tuple[Any, Any] | None:

@@ -223,6 +223,23 @@ def training() -> Table:
     return Table(rows, ["quantity", "train", "dev"])
 
 
+def card() -> Table:
+    """The last checkpoint in figures: what it learned from, how large it is, how it does on test."""
+    trained, tested = metrics("train"), metrics("evaluate")
+    rows = [
+        ("source of its data", parameter("data.source") + (" (SIMULATED)" if results.simulated() else "")),
+        ("variant", parameter("model.name")),
+        ("target", parameter("target.name")),
+        ("weights", text(trained["parameters"])),
+        ("epoch whose weights were kept", text(trained["best_epoch"])),
+        ("Monte-Carlo samples of a prediction", text(parameter("predict.mc_samples"))),
+        ("test rows, sessions", f"{text(tested['n'])}, {text(tested['n_sessions'])}"),
+        ("Matthews correlation on test", bounded(tested, "mcc", 3)),
+        ("expected calibration error on test", text(tested["ece"])),
+    ]
+    return Table(rows, ["what", "value"], right=[])
+
+
 def predicted() -> Table:
     """Means of the predictions by role."""
     content = metrics("predict")["split"]
@@ -282,7 +299,11 @@ def answer(question: str) -> "Table | Paragraph":
 
     found = sql.connect(results.ROOT).execute(sql.questions(QUESTIONS)[question][1])
     head = [words(column[0]) for column in found.description]
-    return Table(found.fetchall(), head)
+    rows = [
+        [str(item) if name == "year" else item for name, item in zip(head, row, strict=True)]
+        for row in found.fetchall()
+    ]
+    return Table(rows, head)
 
 
 def runs(limit: int = 20) -> "Table | Paragraph":

@@ -120,7 +120,8 @@ def dag() -> tuple[Figure, str]:
     for name, (x, y) in place.items():
         layer = outs[name][0].split("/")[1] if outs[name] and outs[name][0].startswith("data/") else None
         layer = layer or ("models" if outs[name] else "metrics")
-        box(axes, (x, y), 3.1, 0.54, LAYER_FILL.get(layer, "#eeeeee"), name, written(outs[name]))
+        width = 3.1 if len(rows[depth[name]]) > 1 else 4.4
+        box(axes, (x, y), width, 0.54, LAYER_FILL.get(layer, "#eeeeee"), name, written(outs[name]))
     links = "; ".join(f"{name} reads {', '.join(others) or 'the source'}" for name, others in edges.items())
     return figure, f"Graph of the pipeline's stages. {links}."
 

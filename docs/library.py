@@ -18,6 +18,12 @@ def works() -> dict[str, dict[str, str]]:
     return {key: dict(_FIELD.findall(body)) for _, key, body in _ENTRY.findall(source)}
 
 
+def named(key: str) -> str:
+    """Authors and year of a work."""
+    fields = works()[key]
+    return f"{_authors(fields['author'])}, {fields['year']}"
+
+
 def uses() -> dict[str, list[str]]:
     """Titles of the chapters that cite each work."""
     found: dict[str, list[str]] = {}
@@ -34,7 +40,7 @@ def library() -> Table:
     rows = [
         (
             fields["keywords"],
-            f"{_authors(fields['author'])} ({fields['year']}). {_plain(fields['title'])}.",
+            f"{named(key)}. {_plain(fields['title'])}.",
             ", ".join(used.get(key, [])) or NOTHING,
             fields.get("readby", "open"),
             _plain(fields.get("annote", "")) or NOTHING,

@@ -4,10 +4,14 @@ import math
 import sys
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import results
 from exhibits import Paragraph, Table, decimal, share, text, words
-from optional import COMMANDS, drawing, needs
+from figures import CYCLE, FAINT, INK, WIDTH, described, show
+from IPython.display import SVG
+from optional import COMMANDS, drawing, has, needs
 
 STRATEGY, TUNING = "strategy.json", "tuning.json"
 BACKTEST = "backtest_bench.csv"
@@ -52,6 +56,111 @@ def of_strategies(name: str) -> Table:
     kept = [number for number, head in enumerate(table.heads) if head not in _NARROW]
     head = [table.heads[number] for number in kept]
     return Table([[row[number] for number in kept] for row in table.rows], head, right=range(1, len(head)))
+
+
+OVER_TIME = {"equity": "growth of 1", "drawdown": "drawdown", "rolling_sharpe": "Sharpe ratio of a quarter of a year"}
+OVER_TIME |= {"months": "returns by month"}
+BESIDE = {"sharpe": "Sharpe ratios", "leads": "the model's lead over each other strategy"}
+BESIDE |= {"aftermath": "mean return after each kind of contradiction", "calibration": "calibration"}
+
+
+def over_time() -> Any:
+    return _sheet(OVER_TIME)
+
+
+def beside_others() -> Any:
+    return _sheet(BESIDE)
+
+
+def _sheet(names: dict[str, str]) -> Any:
+    """Drawings of the tearsheet, made again from the report's figures and from the equity of the same run."""
+    if not has(STRATEGY):
+        return drawing("none.svg", str, of=STRATEGY)
+    words_of = _words()
+    from fusion_alpha import figures as style
+    from fusion_alpha.report import Report
+    from fusion_alpha.tearsheet import panels
+
+    numbers = results.metrics("strategy")
+    grown = results.frame("equity").set_index("session")
+    grown.index = pd.to_datetime(grown.index)
+    nothing = pd.DataFrame()
+    returns = grown / grown.shift(fill_value=1.0) - 1
+    report = Report(numbers, returns, nothing, results.frame("calibration"), nothing, cfg=None)
+    with style.drawing(7.4, 6.4, numbers["about"]["simulated"]) as (figure, render):
+        for axes, name in zip(figure.subplots(2, 2).ravel(), names, strict=True):
+            panels.PANELS[name][0](axes, report)
+        picture = render().decode()
+    facts = "; ".join(f"{fact.name} {fact.value} ({fact.note})" for fact in words_of.facts(numbers))
+    alt = f"Four drawings: {', '.join(names.values())}. {facts}."
+    return SVG(described(picture, alt))
+
+
+COSTS = ("commission_bps", "half_spread_bps", "slippage_bps")
+
+
+def rates() -> Table:
+    """What trading costs in the configuration, part by part."""
+    own = results.parameter("strategy")
+    each = "of traded value, each time"
+    size = "times the root of traded value over trailing dollar volume, of traded value"
+    rows = [(words(name.removesuffix("_bps")), own[name], each) for name in COSTS]
+    rows += [("one side in all", sum(own[name] for name in COSTS), each)]
+    rows += [("impact", own["impact_bps"], size), ("borrow", own["borrow_bps"], "a year, of short value")]
+    return Table(rows, ["cost", "bps", "of what"], right=[1])
+
+
+@needs(STRATEGY)
+def costs_of_model() -> Paragraph:
+    """Where the model's costs go, and how far they are from eating what it earns."""
+    numbers = results.metrics("strategy")
+    own, view, held = numbers["strategies"]["model"], numbers["view"], numbers["about"]["settings"]
+    side = own["turnover"] * view["sessions_per_year"] * view["side_cost_bps"] / 1e4
+    borrow = (own["exposure"] - own["net_exposure"]) / 2 * held["borrow_bps"] / 1e4
+    left = max(own["cost_annual"] - side - borrow, 0.0)
+    return Paragraph(
+        "The model pays",
+        f"{own['cost_annual']:.1%} of its equity a year: about {side:.1%} to commission, spread and slippage at "
+        f"{view['side_cost_bps']:g} bps a side, about {borrow:.1%} to borrow, and the rest, about {left:.1%}, to its "
+        f"impact with a book of {held['capital']:,.0f}. Before costs its Sharpe ratio is {own['sharpe_gross']:.2f}, "
+        f"after them {own['sharpe']:.2f}. Once borrow and impact are paid, a side could cost "
+        f"{own['break_even_bps']:.1f} bps before nothing is left.",
+    )
+
+
+def costs_picture() -> Any:
+    """One side's cost by the size of a trade, and the cost at which each strategy has nothing left."""
+    if not has(STRATEGY):
+        return drawing("none.svg", str, of=STRATEGY)
+    numbers, own = results.metrics("strategy"), results.parameter("strategy")
+    view, found = numbers["view"], numbers["strategies"]
+    picture, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
+    share_of_day = np.linspace(0, 0.05, 201)
+    height = np.zeros_like(share_of_day)
+    parts = {words(name.removesuffix("_bps")): np.full_like(share_of_day, own[name]) for name in COSTS}
+    parts["impact"] = own["impact_bps"] * np.sqrt(share_of_day)
+    for (name, part), colour in zip(parts.items(), ("#c9d6df", "#9db8c9", "#6f97b1", "#f3c9a5"), strict=True):
+        left.fill_between(share_of_day * 100, height, height + part, color=colour, linewidth=0, label=name)
+        height = height + part
+    left.set(xlabel="trade, % of a day's volume", ylabel="cost of one side (bps)", xlim=(0, 5), ylim=(0, None))
+    left.legend(loc="upper left")
+    known = {name: row["break_even_bps"] for name, row in found.items() if row["break_even_bps"] is not None}
+    names = sorted(known, key=known.__getitem__)
+    colours = [CYCLE[0] if name == "model" else FAINT for name in names]
+    right.hlines(range(len(names)), 0, [known[name] for name in names], color=colours, linewidth=1)
+    right.scatter([known[name] for name in names], range(len(names)), color=colours, s=18, zorder=3)
+    right.axvline(0, color=INK, linewidth=0.8)
+    right.axvline(view["side_cost_bps"], color=CYCLE[1], linestyle="--", linewidth=1, label="assumed")
+    right.set_yticks(range(len(names)), [words(name) for name in names])
+    right.set(xlabel="break-even cost of one side (bps)")
+    right.legend(loc="lower right")
+    even = ", ".join(f"{words(name)} {text(row['break_even_bps'])}" for name, row in found.items())
+    return show(
+        picture,
+        f"Left: cost of one side in bps against the size of a trade; commission, half spread and slippage do not "
+        f"change, impact grows with the root. Right: the cost of a side at which each strategy has nothing left, "
+        f"beside the assumed {view['side_cost_bps']:g} bps: {even}.",
+    )
 
 
 @needs(TUNING)

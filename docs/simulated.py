@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import results
 from exhibits import NOTHING, Paragraph, Table, decimal, share, text, words
-from optional import drawing, needs
+from figures import CYCLE, FAINT, WIDTH, show
+from optional import drawing, has, needs
 
 RECOVERY, CANARIES = "lab_recovery.json", "canaries.json"
 MARKETS = ("planted", "reversed", "null")
@@ -133,7 +136,37 @@ def leaks() -> Table:
 
 
 def canaries_picture() -> Any:
-    return drawing("canaries.svg", lambda: f"{watched().start} {watched().rest}", of=CANARIES)
+    """How much of what is allowed each canary used, and which kind of canary caught each planted leak."""
+    if not has(CANARIES):
+        return drawing("canaries.svg", str, of=CANARIES)
+    used = pd.read_csv(results.METRICS / "canaries.csv").dropna(subset="used").iloc[::-1]
+    caught = {
+        name: dict.fromkeys(by.split("/")[0] for by in one["caught_by"])
+        for name, one in results.metrics("canaries")["mutants"].items()
+    }
+    kinds = list(dict.fromkeys(kind for found in caught.values() for kind in found))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.4), width_ratios=(1, 0.8))
+    places = range(len(used))
+    colours = [CYCLE[0] if passed else CYCLE[1] for passed in used["passed"]]
+    left.hlines(places, 0, used["used"], color=colours, linewidth=1)
+    left.scatter(used["used"], places, color=colours, s=14, zorder=3)
+    left.axvline(1, color=FAINT, linestyle="--", linewidth=1)
+    left.set_yticks(places, [words(name) for name in used["canary"]], fontsize=6.5)
+    left.set(xlabel="share of what is allowed", title="used by each canary")
+    for row, found in enumerate(caught.values()):
+        right.scatter([kinds.index(kind) for kind in found], [row] * len(found), color=CYCLE[0], s=22)
+    right.set_yticks(range(len(caught)), [words(name) for name in caught], fontsize=6.5)
+    right.set_xticks(range(len(kinds)), [words(kind) for kind in kinds], rotation=40, ha="right", fontsize=6.5)
+    right.set(xlim=(-0.6, len(kinds) - 0.4), ylim=(len(caught) - 0.5, -0.5), title="leaks, caught by")
+    right.grid(color="#eceff2", linewidth=0.6)
+    right.set_axisbelow(True)
+    told = "; ".join(f"{words(name)}: {', '.join(map(words, found)) or 'nothing'}" for name, found in caught.items())
+    most = used.loc[used["used"].idxmax()]
+    return show(
+        figure,
+        f"{watched().start} {watched().rest} Left: share of what is allowed that each canary used; the largest is "
+        f"{most['used']:.2f} ({words(most['canary'])}). Right, what caught each planted leak: {told}.",
+    )
 
 
 def _interval(row: dict[str, Any], name: str, places: int) -> str:

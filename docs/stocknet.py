@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import library
 import pandas as pd
 import results
 import yaml
@@ -194,7 +195,7 @@ def published() -> Table:
     rows: list[Sequence[Any]] = []
     for letter in ("A", "B", None):
         for one in (one for one in listed if one["set"] == letter):
-            name = one["name"] + (f" ({one['cite'].rsplit(' ', 1)[0]}, {one['year']})" if one["year"] else "")
+            name = one["name"] + (f" ({library.named(one['cite'])})" if "cite" in one else "")
             rows.append((letter or "not stated", name, f"{one['accuracy']:.1f}", decimal(one["mcc"], 3), NOTHING))
         for name, row in _systems(letter).items() if letter else ():
             if row["kind"] == "fused":

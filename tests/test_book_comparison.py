@@ -1,6 +1,7 @@
 """Two experiments side by side: which two, what differs, and no verdict that the intervals do not carry."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-comparison, results = map(importlib.import_module, ("comparison", "results"))
+ablations, comparison, results = map(importlib.import_module, ("ablations", "comparison", "results"))
 
 
 def run(number: int, config: str, lr: str, mcc: float, **tags: str) -> Any:
     metrics = {"test/mcc": mcc, "test/mcc_lo": mcc - 0.02, "test/mcc_hi": mcc + 0.02, "dev/loss": 1.5}
     return SimpleNamespace(
-        info=SimpleNamespace(run_id=f"{number}abcdefgh", run_name=f"run-{number}", start_time=1e12),
+        info=SimpleNamespace(
+            run_id=f"{number}abcdefgh",
+            run_name=f"run-{number}",
+            start_time=1e12,
+            artifact_uri=f"file:///gone/mlartifacts/lab/{number}abcdefgh/artifacts",
+        ),
         data=SimpleNamespace(
             tags={"config": config, "data.panel": "x", "verdict": "open"} | tags,
             params={"train.lr": lr, "train.seed": "1"},
@@ -79,3 +85,29 @@ def test_database_of_experiments_has_its_columns(recorded: list[Any]) -> None:
     assert table.head == ["hypothesis", "variant id", "metrics", "result image", "verdict", "merge candidate"]
     assert [row[0] for row in table.rows] == ["more is better", "none stated"]
     assert [row[-1] for row in table.rows] == [True, False]
+
+
+def test_result_images_are_found_beside_the_database(
+    recorded: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "DATABASE", tmp_path / "mlflow.db")
+    folder = tmp_path / "mlartifacts" / "lab" / "2abcdefgh" / "artifacts"
+    folder.mkdir(parents=True)
+    (folder / "equity.csv").write_text("session,model,buy_and_hold\n2019-01-02,1.0,1.0\n2019-01-03,1.25,0.99\n")
+    recorded += [run(2, "b", "0.1", 0.08), run(1, "a", "0.2", 0.05)]
+    assert [row[3] for row in comparison.experiments().rows] == ["panel 1", "panel 2"]
+    assert "1 ends at 1.250; 2 has none." in comparison.pictures().data
+    told = comparison.picture().data
+    assert "run-2 grows to 1.250; run-2 has a Matthews correlation of 0.080 (0.060" in told
+    recorded.clear()
+    assert comparison.NONE in comparison.pictures().data
+
+
+def test_ablations_are_told_apart_by_their_intervals_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "METRICS", tmp_path)
+    assert [row[0] for row in ablations.table().rows] == ["not run yet: make recovery", "not run yet: make stocknet"]
+    one = {"ic": 0.1, "ic_lo": 0.05, "ic_hi": 0.15}
+    less = {"fused_less_price_only": one, "fused_less_text_only": one | {"ic_lo": -0.01}}
+    systems = dict.fromkeys(("fused", "price_only", "text_only"), one)
+    (tmp_path / "lab_recovery.json").write_text(json.dumps({"planted": {"systems": systems, "differences": less}}))
+    assert "planted markets: the intervals tell the whole from price only, of 2." in ablations.told().rest

@@ -16,8 +16,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-NAMES = ("figures", "optional", "reports", "results", "simulated", "stocknet")
-figures, optional, reports, results, simulated, stocknet = map(importlib.import_module, NAMES)
+NAMES = ("figures", "flow", "optional", "reports", "results", "simulated", "stocknet")
+figures, flow, optional, reports, results, simulated, stocknet = map(importlib.import_module, NAMES)
 
 
 @pytest.fixture
@@ -26,7 +26,8 @@ def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "Makefile"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "stocknet_published.yaml", tmp_path / "docs")
+    for name in ("stocknet_published.yaml", "references.bib"):
+        shutil.copy(ROOT / "docs" / name, tmp_path / "docs")
     folder = tmp_path / "metrics"
     folder.mkdir()
     monkeypatch.setattr(results, "ROOT", tmp_path)
@@ -46,7 +47,7 @@ EXHIBITS = [
     *(stocknet.protocol, stocknet.verdict, stocknet.walk_forward, stocknet.shrinkage, stocknet.looks),
     *(stocknet.published, simulated.recovered, simulated.criteria, simulated.systems, simulated.flags),
     *(simulated.watched, simulated.canaries, simulated.leaks, reports.looked_at, reports.main_figures),
-    *(reports.searched, reports.settings, reports.blocks, reports.backtest),
+    *(reports.searched, reports.settings, reports.blocks, reports.backtest, reports.costs_of_model),
 ]
 
 
@@ -58,8 +59,11 @@ def test_what_was_not_run_names_its_command(metrics: Path, exhibit: Any) -> None
 
 
 def test_drawings_that_were_not_made_say_so(metrics: Path) -> None:
-    for draw in (stocknet.picture, simulated.recovery_picture, simulated.canaries_picture, reports.search_picture):
+    drawn = (stocknet.picture, simulated.recovery_picture, simulated.canaries_picture, reports.search_picture)
+    for draw in (*drawn, reports.over_time, reports.beside_others, reports.costs_picture):
         assert optional.ABSENT in draw().data
+    for draw in (flow.week, flow.plane, flow.response):
+        assert flow.ABSENT in draw().data
 
 
 def test_commands_exist() -> None:
@@ -130,6 +134,39 @@ def test_canaries_that_fail_and_leaks_that_pass_are_named(metrics: Path) -> None
     (metrics / "canaries.json").write_text(json.dumps(content))
     assert simulated.watched().rest == "Failed canaries: time machine; not caught: back fill."
     assert simulated.leaks().rows == [["back fill", 0, "nothing"], ["kst", 2, "time machine"]]
+
+
+def test_picture_of_the_canaries_says_what_caught_each_leak(metrics: Path) -> None:
+    canary = {"value": 0.0, "criterion": "<= 1", "passed": True}
+    content = {"canaries": {"start_shift": canary}, "mutants": {"kst": {"caught_by": ["start_shift/1"]}}}
+    (metrics / "canaries.json").write_text(json.dumps(content))
+    (metrics / "canaries.csv").write_text(
+        "canary,value,low,high,criterion,passed,used\nstart_shift,0.0,,,<= 1,True,0.25\n"
+    )
+    told = simulated.canaries_picture().data
+    assert "the largest is 0.25 (start shift)" in told
+    assert "kst: start shift." in told
+
+
+def test_drawings_of_the_tearsheet_and_the_costs_are_those_of_the_report(metrics: Path) -> None:
+    for name in ("strategy.json", "equity.csv", "calibration.csv"):
+        shutil.copy(ROOT / "metrics" / name, metrics)
+    numbers = results.metrics("strategy")
+    told = [draw().data for draw in (reports.over_time, reports.beside_others, reports.costs_picture)]
+    assert f"Sharpe ratio {numbers['strategies']['model']['sharpe']:.2f}" in told[0]
+    assert "calibration" in told[1]
+    assert f"momentum {reports.text(numbers['strategies']['momentum']['break_even_bps'])}" in told[2]
+    said = reports.costs_of_model().rest
+    assert f"could cost {numbers['strategies']['model']['break_even_bps']:.1f} bps" in said
+    assert [row[0] for row in reports.rates().rows][-2:] == ["impact", "borrow"]
+
+
+def test_flow_counts_what_the_run_counted(metrics: Path) -> None:
+    for path in (ROOT / "metrics").glob("*.json"):
+        shutil.copy(path, metrics)
+    told = flow.layers().data
+    clean = results.metrics("clean")["prices"]
+    assert f"interim prices: {clean['kept']:,} kept, {clean['rejected']:,} rejected" in told
 
 
 def test_report_on_another_run_says_so(metrics: Path, monkeypatch: pytest.MonkeyPatch) -> None:

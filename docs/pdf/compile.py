@@ -3,7 +3,7 @@
 Packages come from packages/ here, fonts from the compiler itself. What Jupyter Book's Typst writer gets wrong for a
 printed book is set right first: it leaves out alternative text (every SVG of the book carries its own, see
 figures.svg), prints the whole book's contents where a page lists its children, starts a new page for each of them,
-breaks short tables across pages, and blows small figures up.
+breaks short tables across pages, blows small figures up, and takes family names of several words apart.
 """
 
 import html
@@ -49,6 +49,16 @@ def joined(book: Path) -> str:
     return re.sub(r'#pagebreak\(\)\s+(?P<part>#include "(?P<name>[^"]+)")', kept, book.read_text())
 
 
+def with_whole_names(bibliography: str) -> str:
+    """BibTeX in which a family name of several words is one name; Jupyter Book takes its braces away."""
+
+    def braced(match: re.Match[str]) -> str:
+        names = match["names"].split(" and ")
+        return match["field"] + " and ".join(re.sub(r"^([^,{}][^,]* [^,]*),", r"{\1},", name) for name in names) + "},"
+
+    return re.sub(r"^(?P<field>\s*author = \{)(?P<names>.*)\},$", braced, bibliography, flags=re.MULTILINE)
+
+
 def first_heading(part: Path) -> str:
     return next((line for line in part.read_text().splitlines() if line.startswith("=")), "")
 
@@ -60,6 +70,8 @@ def main() -> None:
     source = Path(name)
     for part in source.parent.glob("*.typ"):
         part.write_text(joined(part) if part == source else corrected(part))
+    for listed in source.parent.glob("*.bib"):
+        listed.write_text(with_whole_names(listed.read_text()))
     packages = Path(__file__).parent / "packages"
     try:
         typst.compile(source, output=source.with_suffix(".pdf"), package_path=packages, ignore_system_fonts=True)

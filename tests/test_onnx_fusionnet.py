@@ -11,7 +11,16 @@ import pytest
 import torch
 from fusion_market import complete, configuration, market
 
-from fusion_alpha import checkpoint, onnx_export, onnx_fusionnet, prediction, samples, tables, training
+from fusion_alpha import (
+    checkpoint,
+    onnx_export,
+    onnx_fusionnet,
+    prediction,
+    prediction_bench,
+    samples,
+    tables,
+    training,
+)
 from fusion_alpha.errors import InputError
 from fusion_alpha.files import read_json, sha256, write_json
 from fusion_alpha.onnx_fusionnet import GOLDEN, LIMITS, Limits, OnnxFusionNet, file_name
@@ -299,3 +308,12 @@ def test_stages_export_twice_to_the_same_bytes_and_predict_with_both_engines(who
     expected = loaded(whole).predict(data, rows, mc_samples=cfg.predict.mc_samples)
     for name in NUMBERS:
         assert said["onnx"][name].tolist() == expected[name].tolist()
+
+    monkeypatch.setattr(prediction_bench.config, "load", lambda: cfg)
+    asked = ["--rows", "1", "3", "--rounds", "2", "--output", "bench.csv"]
+    assert prediction_bench.main(asked) == prediction_bench.main(asked) == 0
+    measured = pd.read_csv("bench.csv")
+    assert list(measured) == prediction_bench.COLUMNS
+    assert len(measured) == 2 * 2 * 5
+    assert measured.loc[measured["provider"] != "onnx_int8", "p_up_difference"].max() < 1e-5
+    assert prediction_bench.main(["--rows", "0"]) == 2

@@ -1,4 +1,4 @@
-"""What a feed says, and feeds that are tables: the laboratory at a set speed, a replay, the user's own folder.
+"""What a feed says, and feeds that are tables: the laboratory at a set speed, and a replay.
 
 A feed answers `poll(now)` with what it has that was not handed over before: bars by their closing time, headlines by
 their publication. It may hand over the same bar again, too early, late or wrong: the guards decide what counts.
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from fusion_alpha import cleaning, sources, stage, tables
+from fusion_alpha import cleaning, sources, tables
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 
@@ -180,41 +180,6 @@ def recorded(folder: Path = Path()) -> History:
     """Interim tables of the run in `folder`, all of them, as the history of a feed that goes on now."""
     prices, news = (tables.read(name, folder / tables.schema(name).path) for name in ("prices", "news"))
     return History(prices, news)
-
-
-class FolderFeed:
-    """The user's folder (fusion_alpha/sources/csv_folder.py), read again whenever one of its files changes."""
-
-    def __init__(self, cfg: Config) -> None:
-        if cfg.data.source != "csv" or cfg.data.csv is None:
-            raise InputError(
-                f"parameter data.source = {cfg.data.source!r}", rule="--feed csv goes on where data=csv ends"
-            )
-        self.name, self.simulated = "csv", cfg.data.simulated
-        self._cfg, self._folder = cfg, stage.root() / Path(cfg.data.csv.folder).expanduser()
-        self._stamp: list[tuple[str, int, int]] = []
-        self._closes: dict[str, pd.Timestamp] = {}
-
-    def poll(self, now: pd.Timestamp) -> Polled:
-        try:
-            stats = [(path.as_posix(), path.stat()) for path in sorted(self._folder.rglob("*")) if path.is_file()]
-            stamp = [(name, found.st_mtime_ns, found.st_size) for name, found in stats]
-            if stamp == self._stamp:
-                return Polled(received_utc=now)
-            found = cleaning.clean(sources.get("csv").read(self._cfg, self._folder), self._cfg)
-        except (InputError, OSError) as error:
-            return Polled(problems=[Problem("malformed", str(error)[:200])], received_utc=now)
-        self._stamp = stamp
-        oldest = found.prices["ticker"].map(self._closes)
-        return Polled(
-            bars(found.prices[~(found.prices["bar_close_utc"] < oldest)]), headlines(found.news), received_utc=now
-        )
-
-    def ended(self, now: pd.Timestamp) -> bool:
-        return False
-
-    def seen(self, closes: dict[str, pd.Timestamp]) -> None:
-        self._closes = closes
 
 
 def split(whole: History, first: pd.Timestamp) -> tuple[History, History]:

@@ -277,10 +277,10 @@ class Router:
         if polled.answered is None:
             return
         self._failures = 0 if polled.answered else self._failures + 1
-        state = "degraded" if polled.problems else "ok"
+        worst = next((problem for problem in polled.problems if problem.kind != "rejected"), None)
+        state = "ok" if worst is None else "degraded"
         state = "down" if self._failures >= self.parts.cfg.live.breaker_failures else state
         self.parts.metrics.feed_is(state)
-        worst = polled.problems[0] if polled.problems else None
         detail = {} if worst is None else {"kind": worst.kind, "detail": worst.detail, "sha256": worst.quarantined}
         self._say("feed", state if worst is None else f"{state}: {worst.kind}", detail, quiet="ok")
 

@@ -41,13 +41,14 @@ from fusion_alpha.live.feed import Bar, Headline, History, Polled, Problem
 from fusion_alpha.live.guards import Quarantine, strict_json
 from fusion_alpha.live.http_feed import Refused, Unavailable, nothing, tries
 from fusion_alpha.live.limits import Breaker
+from fusion_alpha.live.together import Together
 from fusion_alpha.live.yahoo_session import RateLimited, YahooSession
 from fusion_alpha.sources import parsing, yahoo
 
 LAG = pd.Timedelta(minutes=20)  # after which delayed exchanges and closing auctions are in
 _NEWS_EVERY = pd.Timedelta(minutes=15)  # besides the look before every bar
 _PAUSES_S = {True: (30.0, 600.0), False: (5.0, 60.0)}  # daily or not: before a missing bar is asked for again; doubles
-_TOGETHER_S = {True: 300.0, False: 30.0}  # that bars of one close wait for each other
+_PATIENCE = {True: pd.Timedelta(minutes=5), False: pd.Timedelta(seconds=30)}  # of bars of one close with each other
 _ASKERS = 4
 _KNOWN = 60  # bars of the history that an answer may be hung on
 _MOST = 500  # bars of a ticker that are remembered
@@ -102,8 +103,7 @@ class YahooFeed:
         self._tickers = {
             str(name): _known(str(name), rows) for name, rows in history.prices.groupby("ticker", sort=True)
         }
-        self._waiting: dict[pd.Timestamp, dict[str, Bar]] = {}  # bars by close, until they are handed over
-        self._since: dict[pd.Timestamp, pd.Timestamp] = {}
+        self._waiting = Together(_PATIENCE[self._hours.daily])
         self._clocks: tuple[pd.Timestamp, pd.Timestamp] | None = None
         self._first = True
         self._todo: queue.Queue[tuple[_Ticker, pd.Timestamp, bool, bool]] = queue.Queue()
@@ -135,11 +135,11 @@ class YahooFeed:
         for answer in answers:
             self._note(answer, now)
         if blocked is not None and not answers and self._due(now):
-            return replace(blocked, bars=self._released(now))
+            return replace(blocked, bars=self._waiting.released(now, self._complete))
         server, ours = (None, None) if self._session.clocks is self._clocks else self._session.clocks or (None, None)
         self._clocks = self._session.clocks
         return Polled(
-            self._released(now),
+            self._waiting.released(now, self._complete),
             [item for answer in answers for item in answer.headlines],
             [problem for answer in answers for problem in answer.problems],
             server,
@@ -182,23 +182,13 @@ class YahooFeed:
         ticker.asked = False
         (self._breaker.failure if answer.failed else self._breaker.success)()
         for bar in answer.bars:
-            self._waiting.setdefault(bar.close_utc, {})[bar.ticker] = bar
-            self._since.setdefault(bar.close_utc, now)
+            self._waiting.add(bar, now)
         shortest, longest = _PAUSES_S[self._hours.daily]
         if answer.failed or ticker.last < self._hours.last_close(now - self._delay):
             ticker.pause_s = shortest if answer.bars else min(max(2 * ticker.pause_s, shortest), longest)
             ticker.again = now + pd.Timedelta(seconds=ticker.pause_s)
         else:
             ticker.pause_s, ticker.again = 0.0, None
-
-    def _released(self, now: pd.Timestamp) -> list[Bar]:
-        """Bars whose close is complete, or has waited long enough, and all before them, in order of time."""
-        patience = pd.Timedelta(seconds=_TOGETHER_S[self._hours.daily])
-        ready = [close for close in self._waiting if self._complete(close) or now - self._since[close] >= patience]
-        closes = sorted(close for close in self._waiting if ready and close <= max(ready))
-        for close in closes:
-            del self._since[close]
-        return [bar for close in closes for _, bar in sorted(self._waiting.pop(close).items())]
 
     def _complete(self, close: pd.Timestamp) -> bool:
         """Does nobody miss this bar but tickers that have missed several?"""

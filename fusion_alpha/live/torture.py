@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,17 @@ REPOSITORY = Path(__file__).parents[2]
 METRICS = Path("metrics/live_faults.json")
 SMALL = [
     *("data=lab_1m", "data.lab.first_session=2019-12-11", "data.lab.last_session=2019-12-12", "data.lab.n_news=400"),
-    *("contradiction.n_paths=64", "contradiction.severity_bars=80", "predict.mc_samples=4"),
+    *("contradiction.null_model=gaussian", "contradiction.severity_bars=80", "predict.mc_samples=4"),  # quick to start
     *("model.width=16", "model.heads=2", "model.news_tokens=4", "model.sessions=6", "model.news_lookback_bars=3"),
     *("strategy.costs=null", "strategy.commission_bps=0.0", "strategy.half_spread_bps=0.0"),
     *("strategy.slippage_bps=0.0", "text=stub", "text.dim=8"),  # without costs it trades on every bar
 ]
-REPLAYED = "2019-12-13"  # the session that killed routers replay
+REPLAYED, REPLAYED_BARS = "2019-12-13", 120  # what killed routers replay: the first bars of a session
+LANES = 2  # routers that are killed at a time, each with its journal
 SEED = 3
 GROWTH_LIMIT_BYTES = 4096.0  # of resident memory, for each bar after the warm-up
 STOP_LIMIT_S = 5.0
+_REPLAY = ("--feed", "replay", "--from", REPLAYED, "--speed", "max")
 _STARTING = 0.25  # share of kills that are timed from the start of the process
 _WARM_UP = 0.25  # of a soak
 _EVERY_S = 5.0  # between two looks at its metrics
@@ -87,9 +90,11 @@ def world(folder: Path) -> World:
     for name in ("conf", "schemas"):
         (folder / name).symlink_to(REPOSITORY / name)
     cfg = config.load(params=folder / PARAMS)
-    history, rest = _split(cfg)
-    tables.write("prices", _joined(history.prices, rest.prices), folder / tables.schema("prices").path)
-    tables.write("news", _joined(history.news, rest.news), folder / tables.schema("news").path)
+    history, rest = market(cfg)
+    end = sorted(rest.prices["bar_close_utc"].unique())[REPLAYED_BARS - 1]
+    prices, news = rest.prices[rest.prices["bar_close_utc"] <= end], rest.news[rest.news["published_utc"] <= end]
+    tables.write("prices", pd.concat([history.prices, prices]), folder / tables.schema("prices").path)
+    tables.write("news", pd.concat([history.news, news]), folder / tables.schema("news").path)
     with Texts(cfg) as texts:
         texts.load(history.news["text"])
         data, _ = State(history, texts.vectors, cfg).samples(history.prices["bar_close_utc"].max(), [])
@@ -99,7 +104,7 @@ def world(folder: Path) -> World:
     return World(folder, cfg)
 
 
-def _split(cfg: Config) -> tuple[feed.History, feed.History]:
+def market(cfg: Config) -> tuple[feed.History, feed.History]:
     """The laboratory's sessions of the configuration, and the one after them that is replayed."""
     assert cfg.data.lab is not None
     longer = config.changed(cfg, [f"data.lab.last_session={REPLAYED}", "data.lab.odd_rows=false"])
@@ -110,24 +115,50 @@ def _split(cfg: Config) -> tuple[feed.History, feed.History]:
     return feed.split(feed.History(interim.prices, interim.news), pd.Timestamp(REPLAYED))
 
 
-def _joined(*parts: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True)
-
-
-def kills(made: World, n: int, seed: int = SEED) -> dict[str, Any]:
-    """Replay a session while the router is killed `n` times; figures, with `equal` to the uninterrupted run or not."""
-    options = ("--feed", "replay", "--from", REPLAYED, "--speed", "max")
-    whole, path = made.folder / "whole.log", made.folder / "killed.log"
+def kills(made: World, n: int, seed: int = SEED, lanes: int = LANES) -> dict[str, Any]:
+    """Replay while routers are killed `n` times in all; figures, with `equal` to the uninterrupted run or not."""
+    whole = made.folder / "whole.log"
     began = time.monotonic()
-    process = made.start(whole, *options)
+    process = made.start(whole, *_REPLAY)
     _grown(process, whole, 0)
     start_s = time.monotonic() - began
     _ended(process, "the uninterrupted run")
-    rng, found = np.random.default_rng(seed), Counter[str]()
-    step = 1.5 * whole.stat().st_size / n
+    shares = [n // lanes + (lane < n % lanes) for lane in range(lanes)]
+    seeds = np.random.SeedSequence(seed).spawn(lanes)
+    tasks = [(share, np.random.default_rng(one)) for share, one in zip(shares, seeds, strict=True) if share]
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        futures = [pool.submit(_lane, made, whole, start_s, number, *task) for number, task in enumerate(tasks)]
+        found = sum((one.result() for one in futures), Counter[str]())
+    expected = read(whole)
+    journals = [read(_lane_log(made, number)) for number in range(len(tasks))]
+    decided, orders = [_decided(left) for left in journals], [_orders(left) for left in journals]
+    names = ("starts", "before_its_first_record", "while_it_routed", "torn_records")
+    return {name: found[name] for name in names} | {
+        "kills": n,
+        "seed": seed,
+        "journals": len(tasks),
+        "start_s": round(start_s, 1),
+        "bars": sum(len(_bars(left)) for left in journals),
+        "records": sum(map(len, decided)),
+        "orders": sum(map(len, orders)),
+        "orders_twice": sum(len(sent) - len(set(sent)) for sent in orders),
+        "keys_twice": sum(len(said) - len({key for _, key, _ in said}) for said in decided),
+        "equal": all(said == _decided(expected) for said in decided),
+        "book_equal": all(_bars(left)[-1].data == _bars(expected)[-1].data for left in journals),
+    }
+
+
+def _lane_log(made: World, number: int) -> Path:
+    return made.folder / f"killed{number}.log"
+
+
+def _lane(made: World, whole: Path, start_s: float, number: int, n: int, rng: np.random.Generator) -> Counter[str]:
+    """Kill the routers of one journal n times, and let the last one finish."""
+    path, found, size_whole = _lane_log(made, number), Counter[str](), whole.stat().st_size
+    step = 1.5 * size_whole / n
     path.touch()
     while found["before_its_first_record"] + found["while_it_routed"] < n:
-        process, size = made.start(path, *options), path.stat().st_size
+        process, size = made.start(path, *_REPLAY), path.stat().st_size
         found["starts"] += 1
         if rng.random() < _STARTING:
             time.sleep(rng.uniform(0.0, start_s))
@@ -141,23 +172,9 @@ def kills(made: World, n: int, seed: int = SEED) -> dict[str, Any]:
         else:
             _ended(process, "a run that nobody killed")
         found["torn_records"] += path.read_bytes()[-1:] not in (b"", b"\n")
-        log.info("%d starts, %d bytes of %d", found["starts"], path.stat().st_size, whole.stat().st_size)
-    _ended(made.start(path, *options), "the run after the last kill")
-    expected, left = read(whole), read(path)
-    decided, orders = _decided(left), _orders(left)
-    names = ("starts", "before_its_first_record", "while_it_routed", "torn_records")
-    return {name: found[name] for name in names} | {
-        "kills": n,
-        "seed": seed,
-        "start_s": round(start_s, 1),
-        "bars": sum(kind == "bar" for kind, _, _ in decided),
-        "records": len(decided),
-        "orders": len(orders),
-        "orders_twice": len(orders) - len(set(orders)),
-        "keys_twice": len(decided) - len({key for _, key, _ in decided}),
-        "equal": decided == _decided(expected),
-        "book_equal": _bars(left)[-1].data == _bars(expected)[-1].data,
-    }
+        log.info("journal %d: %d starts, %d bytes of %d", number, found["starts"], path.stat().st_size, size_whole)
+    _ended(made.start(path, *_REPLAY), "the run after the last kill")
+    return found
 
 
 def _grown(process: Process, path: Path, size: int) -> None:
@@ -273,6 +290,7 @@ def main() -> int:
     one = what.add_parser("kills", help="SIGKILL at random moments; is the journal that of an uninterrupted run?")
     one.add_argument("--kills", type=int, default=200, metavar="N")
     one.add_argument("--seed", type=int, default=SEED, metavar="N")
+    one.add_argument("--lanes", type=int, default=LANES, metavar="N", help="routers at a time, each with its journal")
     one = what.add_parser("soak", help="the laboratory for long; do memory and journal hold?")
     one.add_argument("--minutes", type=float, default=30.0, metavar="N")
     one.add_argument("--speed", type=float, default=60.0, metavar="X", help="times as fast as the wall's clock")
@@ -281,7 +299,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         made = world(Path(folder))
         if given.what == "kills":
-            found = kills(made, given.kills, given.seed)
+            found = kills(made, given.kills, given.seed, given.lanes)
             ok = found["equal"] and found["book_equal"] and not found["orders_twice"] and not found["keys_twice"]
         else:
             found = soak(made, given.minutes, given.speed)

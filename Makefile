@@ -19,7 +19,7 @@ export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env extra runtime hooks repro test test-all coverage params lint format secrets audit bench parity stocknet recovery canaries sql book ui remote pull push s3 lock image clean
+.PHONY: help env extra runtime hooks repro test test-all coverage fuzz kills params lint format secrets audit bench parity stocknet recovery canaries sql book ui remote pull push s3 lock image clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ $(READY): requirements.txt
 	$(VENV)/bin/python -c "from fusion_alpha import tracking; tracking.prepare()"
 	touch $@
 
-extra: $(READY) ## add what an optional part needs: NAME=cuda (GPU) or ray
+extra: $(READY) ## add what an optional part needs: NAME=cuda (GPU), ray or fuzz
 	@$(INSTALL) "$(NAME)"
 
 runtime: $(READY) ## what running needs and nothing for tests or checks (the container's environment)
@@ -53,6 +53,12 @@ test-all: $(READY) ## every test, also the slow ones and those that need a GPU o
 
 coverage: $(READY) ## the tests of `make test`, with the lines and branches that they reach
 	python -m pytest -n 2 -m "not slow and not gpu and not s3 and not soak" --cov --cov-report=term --cov-report=html
+
+fuzz: $(READY) ## look for bytes that break a reader, SECONDS=600 each (TARGET=csv_prices for one); needs extra NAME=fuzz
+	PYTHONPATH=.:tests python -m fuzz --seconds $(or $(SECONDS),600) $(TARGET)
+
+kills: $(READY) ## SIGKILL `dvc repro` at KILLS=50 random points (SEED=0), run it again each time, compare every byte
+	KILLS=$(or $(KILLS),50) python -m pytest tests/test_faults_pipeline.py -k killed_repro -o log_cli=true --log-cli-level=INFO
 
 params: $(READY) ## compose conf/ into params.yaml
 	python -m fusion_alpha.config

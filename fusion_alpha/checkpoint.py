@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from fusion_alpha.config import Config, ModelConfig
+from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.files import read_json, replace_folder, sha256, write_bytes, write_json, write_text
 from fusion_alpha.fusionnet import FusionNet
@@ -27,6 +27,7 @@ from fusion_alpha.samples import NEWS_FEATURES, Samples
 FOLDER = Path("models/fusionnet")
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
+_NONE = "not there"
 
 
 def save(folder: Path, net: FusionNet, samples: Samples, cfg: Config, dev: dict[str, float]) -> str:
@@ -74,9 +75,9 @@ def load(folder: Path, feature_names: tuple[str, ...], cfg: Config) -> tuple[Fus
         )
     require_same_setting(description, setting(feature_names, cfg), folder / CONFIG)
     net = FusionNet(
-        ModelConfig(**description["model"]),
+        cfg.model,
         n_features=len(feature_names),
-        text_dim=description["text"]["dim"],
+        text_dim=cfg.text.dim,
         tau=(1.0, 1.0),  # overwritten by the weights
         seed=description["seed"],
     )
@@ -108,10 +109,11 @@ def require_same_setting(saved: dict[str, Any], present: dict[str, Any], path: P
             continue
         was = saved.get(name)
         if isinstance(value, dict) and isinstance(was, dict):
-            key = next(key for key in {**value, **was} if value.get(key) != was.get(key))
-            name, was, value = f"{name}.{key}", was.get(key), value.get(key)
+            key = next(key for key in {**value, **was} if value.get(key, _NONE) != was.get(key, _NONE))
+            name, was, value = f"{name}.{key}", was.get(key, _NONE), value.get(key, _NONE)
         elif isinstance(value, list) and isinstance(was, list):
-            was, value = sorted(set(was) - set(value)) or "another order", sorted(set(value) - set(was))
+            gone, new = [one for one in was if one not in value], [one for one in value if one not in was]
+            was, value = gone or "another order", new
         raise InputError(
             f"the checkpoint was trained with {name} = {was}, now it is {value}",
             file=path,
@@ -127,6 +129,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     description = read_json(path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise InputError("not a FusionNet checkpoint", file=path, rule=f"format {FORMAT}", remedy="train again")
+    seed = description.get("seed")
+    if "weights_sha256" not in description or type(seed) is not int or not 0 <= seed < 1 << 63:
+        rule = "weights_sha256, and seed in [0, 2^63)"
+        raise InputError("not a FusionNet checkpoint", file=path, rule=rule, remedy="train again")
     return description
 
 

@@ -687,17 +687,22 @@ def load(overrides: list[str] | None = None, params: Path = PARAMS) -> Config:
     """
     if not params.exists():
         raise InputError("no such file", file=params, remedy="run `make params` in the repository's root")
-    try:
-        plain = cast(DictConfig, OmegaConf.load(params))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise InputError(
-            f"not YAML ({getattr(error, 'problem', error)})",
-            file=params,
-            line=mark.line + 1 if mark else None,
-            remedy="run `make params`: conf/ is what people edit",
-        ) from None
+    plain = _block(params, remedy="run `make params`: conf/ is what people edit")
     return typed(_overridden(plain, overrides or [], str(params)), source=str(params))
+
+
+def _block(path: Path, remedy: str) -> DictConfig:
+    """The YAML file as a block; InputError names the line where it is none."""
+    try:
+        plain = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        said = " ".join(str(getattr(error, "problem", None) or error).split())
+        line = mark.line + 1 if mark else None
+        raise InputError(f"not YAML ({said})", file=path, line=line, rule="a YAML block", remedy=remedy) from None
+    if not isinstance(plain, DictConfig):
+        raise InputError("no keys with values", file=path, rule="a YAML block", remedy=remedy)
+    return plain
 
 
 def changed(cfg: Config, overrides: list[str]) -> Config:
@@ -713,16 +718,24 @@ def _overridden(plain: DictConfig, overrides: list[str], source: str) -> DictCon
             raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
         key, value = override.split("=", 1)
         if key.startswith(_OPEN):
-            value = OmegaConf.from_dotlist([f"value={value}"]).value
-            OmegaConf.update(plain, key, value, merge=False, force_add=True)
+            OmegaConf.update(plain, key, _value(key, value), merge=False, force_add=True)
             continue
         if OmegaConf.select(plain, key, throw_on_missing=False) is None and not _has(plain, key):
             raise InputError(f"unknown parameter {key!r}", rule=f"a key of {source}", remedy=_nearest(key, plain))
         if (CONF / key).is_dir():
             OmegaConf.update(plain, key, _choice(key, value), merge=False)
         else:
-            OmegaConf.update(plain, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+            OmegaConf.update(plain, key, _value(key, value))
     return plain
+
+
+def _value(key: str, text: str) -> Any:
+    """What follows the = of an override."""
+    try:
+        return OmegaConf.from_dotlist([f"value={text}"]).value
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        said = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"argument '{key}={text[:80]}' ({said})", rule="a value as in YAML", remedy=_REMEDY) from None
 
 
 def _choice(group: str, name: str) -> DictConfig:
@@ -731,14 +744,14 @@ def _choice(group: str, name: str) -> DictConfig:
     if name not in choices:
         raise InputError(f"parameter {group} = {name!r}", rule=f"one of {', '.join(choices)}")
     path = CONF / group / f"{name}.yaml"
-    if path.read_text().startswith("# @package"):
+    if path.read_bytes().startswith(b"# @package"):
         raise InputError(
             f"argument '{group}={name}'",
             file=path,
             rule="a choice on a stage's command line sets one block; this file sets others too",
             remedy=f"`python -m fusion_alpha.config {group}={name}`, or `dvc exp run -S {group}={name}`",
         )
-    return cast(DictConfig, OmegaConf.load(path))
+    return _block(path, remedy=f"correct it, or git checkout {path}")
 
 
 def typed(plain: DictConfig, source: str = "params") -> Config:
@@ -754,7 +767,7 @@ def typed(plain: DictConfig, source: str = "params") -> Config:
         if isinstance(error, ConfigKeyError):
             remedy = f"{_nearest(key, plain)}; {_REMEDY}"
             raise InputError(f"unknown parameter {key!r}", file=source, remedy=remedy) from None
-        value = OmegaConf.select(plain, key)
+        value = OmegaConf.select(plain, key, throw_on_resolution_failure=False)
         raise InputError(f"parameter {key} = {value!r}", rule=_kind(key), remedy=_REMEDY) from None
 
 

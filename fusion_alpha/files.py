@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent: atomic writes, hashes, JSON in one form."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,17 +15,23 @@ from fusion_alpha.errors import InputError
 def write_atomic(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a temporary neighbour of `path`, then rename it into place.
 
-    A reader, or the next run after a kill, sees the old file or the new one, never half of it.
+    A reader, or the next run after a kill, sees the old file or the new one, never half of it. Raises OSError naming
+    `path` where the disk is full or may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         fill(partial)
         with partial.open("rb") as handle:
             os.fsync(handle.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that went away or may not be written has none
+            partial.unlink(missing_ok=True)
 
 
 def replace_folder(target: Path, fill: Callable[[Path], object]) -> None:
@@ -92,8 +99,18 @@ def read_json(path: Path, remedy: str = "run `dvc checkout`, or the stage that w
     """What a JSON file holds; InputError with `remedy` where it is damaged."""
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not JSON ({error})", file=path, remedy=remedy) from None
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, and numbers too long for Python
+        raise InputError(f"not JSON ({error})", file=path, rule="a whole JSON file", remedy=remedy) from None
+
+
+def read_object(path: Path, *keys: str, remedy: str = "run `dvc checkout`, or the stage that writes it") -> Any:
+    """The JSON object of a file; InputError with `remedy` where it is damaged, no object or without one of `keys`."""
+    content = read_json(path, remedy)
+    missing = [key for key in keys if key not in content] if isinstance(content, dict) else list(keys)
+    if missing or not isinstance(content, dict):
+        wrong = f"without {', '.join(missing)}" if missing else "no JSON object"
+        raise InputError(wrong, file=path, rule="as this program writes it", remedy=remedy)
+    return content
 
 
 def sha256(path: Path) -> str:

@@ -19,6 +19,8 @@ from fusion_alpha.files import read_json, sha256, to_json, write_json
 MANIFEST = "manifest.json"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch")  # whose versions can show in an exported file
 
+_ABSENT, _WHOLE = "no such file", "an exported model is whole"
+
 
 def write_manifest(folder: Path, content: Mapping[str, Any], files: Iterable[str]) -> None:
     """Finish a folder: `content` with the hashes of its files, and its own."""
@@ -43,10 +45,12 @@ def verified(folder: Path, form: int, remedy: str) -> dict[str, Any]:
     whole = isinstance(manifest, dict) and manifest.get("digest") == digest(manifest)
     if not whole or path.read_bytes() != to_json(manifest).encode():
         raise InputError("the manifest was changed", file=path, rule="its own digest", remedy=remedy)
-    if manifest["format"] != form:
-        raise InputError(f"format {manifest['format']}", file=path, rule=f"{form}", remedy=remedy)
+    if manifest.get("format") != form or not isinstance(manifest.get("files"), dict):
+        raise InputError(f"format {manifest.get('format')!r}", file=path, rule=f"format {form}", remedy=remedy)
+    present = {file.name for file in folder.iterdir() if file.is_file()}
     for name, expected in manifest["files"].items():
-        _require_file(folder / name, remedy)
+        if name not in present:
+            raise InputError(_ABSENT, file=folder / name, rule=_WHOLE, remedy=remedy)
         found = sha256(folder / name)
         if found != expected:
             raise InputError(f"SHA-256 is {found}", file=folder / name, rule=f"the manifest: {expected}", remedy=remedy)
@@ -73,4 +77,4 @@ def session(model: bytes, fixed: Mapping[str, int] | None = None) -> onnxruntime
 
 def _require_file(path: Path, remedy: str) -> None:
     if not path.is_file():
-        raise InputError("no such file", file=path, rule="an exported model is whole", remedy=remedy)
+        raise InputError(_ABSENT, file=path, rule=_WHOLE, remedy=remedy)

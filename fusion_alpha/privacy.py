@@ -83,7 +83,7 @@ def rotate(cfg: Config, folder: Path = RAW) -> int:
     keys = sorted(cfg.privacy.recipients)
     sealed.recipients(keys)
     manifest, journal = folder / raw.MANIFEST, stage.root() / JOURNAL
-    content = files.read_json(manifest) if manifest.exists() else {}
+    content = files.read_object(manifest, "files") if manifest.exists() else {}
     if "recipients" not in content:
         raise InputError(
             "no sealed raw data", file=manifest, rule="privacy.sensitive names the source", remedy="`dvc repro ingest`"
@@ -92,7 +92,7 @@ def rotate(cfg: Config, folder: Path = RAW) -> int:
         return 0
     for leftover in folder.rglob(".*.partial"):  # of one that was killed
         leftover.unlink()
-    done: Journal = files.read_json(journal) if journal.exists() else {}
+    done: Journal = files.read_object(journal) if journal.exists() else {}
     for entry in track(content["files"], "sealing", console=console, transient=True):
         _reseal(folder, entry, keys, done, journal)
     for path in _beside(cfg):

@@ -48,7 +48,7 @@ def keep_sealed(new: Path, old: Path, recipients: Sequence[str]) -> int:
     Returns how many got them. Raises InputError where no identity opens a file of either: whether it has changed
     cannot be said then.
     """
-    if not (old / MANIFEST).exists() or files.read_json(old / MANIFEST).get("recipients") != sorted(recipients):
+    if not (old / MANIFEST).exists() or files.read_object(old / MANIFEST).get("recipients") != sorted(recipients):
         return 0
     kept = 0
     for path in sorted(path for path in new.rglob(f"*{sealed.SUFFIX}") if path.is_file()):
@@ -69,7 +69,7 @@ def verify(raw: Path, source: str) -> int:
     manifest = raw / MANIFEST
     if not manifest.exists():
         raise InputError("no raw data", file=manifest, remedy=fetch_again)
-    content = files.read_json(manifest)
+    content = files.read_object(manifest, "source", "files", remedy=fetch_again)
     if content["source"] != source:
         raise InputError(
             f"raw data is from source {content['source']!r}",
@@ -77,30 +77,36 @@ def verify(raw: Path, source: str) -> int:
             rule=f"data.source = {source}",
             remedy=fetch_again,
         )
-    for entry in content["files"]:
-        path = raw / entry["path"]
-        if not path.is_file() or files.sha256(path) != entry["sha256"]:
+    try:
+        listed = {str(entry["path"]): entry["sha256"] for entry in content["files"]}
+    except (TypeError, KeyError):
+        rule = "files are objects with path and sha256"
+        raise InputError("an entry of another form", file=manifest, rule=rule, remedy=fetch_again) from None
+    present = {path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file()} - {MANIFEST}
+    for name, digest in listed.items():
+        if name not in present or files.sha256(raw / name) != digest:
             raise InputError(
                 "missing, or not as it was fetched",
-                file=path,
-                rule=f"SHA-256 {entry['sha256']} of {manifest.name}",
+                file=raw / name,
+                rule=f"SHA-256 {digest} of {manifest.name}",
                 remedy="raw data is never edited: run `dvc checkout`, or ingest again; a key rotation that was "
                 "interrupted: run it again",
             )
-    named = {raw / entry["path"] for entry in content["files"]} | {manifest}
-    extra = sorted(path for path in raw.rglob("*") if path.is_file() and path not in named)
+    extra = sorted(present - set(listed))
     if extra:
-        raise InputError("not in the manifest", file=extra[0], rule="raw holds what ingest put there", remedy="move it")
-    return len(content["files"])
+        rule = "raw holds what ingest put there"
+        raise InputError("not in the manifest", file=raw / extra[0], rule=rule, remedy="move it")
+    return len(listed)
 
 
 def note_retrieval(raw: Path, root: Path) -> None:
     """Note the time for this content in the main checkout's sidecar, which neither git nor DVC keeps."""
     sidecar = root / ".cache/retrieved.json"
-    times = files.read_json(sidecar, remedy="delete it; it holds retrieval times alone") if sidecar.exists() else {}
+    remedy = "delete it; it holds retrieval times alone"
+    times = files.read_object(sidecar, remedy=remedy) if sidecar.exists() else {}
     manifest = raw / MANIFEST
     times[files.sha256(manifest)] = {
-        "source": files.read_json(manifest)["source"],
+        "source": files.read_object(manifest, "source")["source"],
         "retrieved_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     files.write_json(sidecar, times)

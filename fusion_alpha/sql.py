@@ -52,7 +52,7 @@ def simulated(connection: duckdb.DuckDBPyConnection) -> bool:
 
 def questions(file: Path) -> dict[str, tuple[str, str]]:
     """Named queries of a file, name -> (title, SQL): each begins with a line `-- name: title`."""
-    parts = re.split(r"^-- ([a-z_]+): (.+)$", file.read_text(), flags=re.MULTILINE)
+    parts = re.split(r"^-- ([a-z_]+): (.+)$", _text(file), flags=re.MULTILINE)
     return {name: (title, sql.strip()) for name, title, sql in zip(*[iter(parts[1:])] * 3, strict=True)}
 
 
@@ -76,7 +76,14 @@ def _queries(argument: str) -> list[tuple[str, str]]:
     """(title, SQL) of what an argument holds: a query, or a file of them, named or not."""
     if not argument.endswith(".sql"):
         return [("", argument)]
-    return list(questions(Path(argument)).values()) or [("", Path(argument).read_text())]
+    return list(questions(Path(argument)).values()) or [("", _text(Path(argument)))]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise InputError(f"not text ({error})", file=file, rule="queries are UTF-8") from None
 
 
 def _ask(connection: duckdb.DuckDBPyConnection) -> None:

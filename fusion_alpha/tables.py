@@ -57,8 +57,13 @@ class Schema:
 def schema(table: str) -> Schema:
     path = SCHEMAS / f"{table}.yaml"
     if not path.exists():
-        raise InputError(f"no schema for table {table!r}", file=path)
-    return Schema(**yaml.safe_load(path.read_text()))
+        raise InputError(f"no schema for table {table!r}", file=path, rule="one file a table")
+    try:
+        return Schema(**yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        rule = "a YAML file of table, layer, description, key and columns"
+        raise InputError(f"no schema ({said})", file=path, rule=rule, remedy=f"git checkout {path.name}") from None
 
 
 def write(table: str, frame: pd.DataFrame, path: Path | None = None) -> Path:

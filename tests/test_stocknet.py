@@ -150,6 +150,13 @@ def test_corrupt_archives_are_refused(tmp_path, damage, words):
         assert word in str(error.value)
 
 
+def test_a_member_too_large_for_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(stocknet, "_LARGEST_BYTES", 1000)
+    bomb = archive(tmp_path / "a.zip", stocknet_files() | {"price/raw/A.csv": bytes(1001)})
+    with pytest.raises(InputError, match=r"(?s)a\.zip: member .*price/raw/A\.csv has 1001 bytes.*at most 1000"):
+        stocknet.fetch(configuration("stocknet", {"archive": str(bomb)}), tmp_path)
+
+
 def test_an_archive_of_something_else_is_refused(tmp_path):
     path = archive(tmp_path / "a.zip", {"readme.txt": "hello"})
     with pytest.raises(InputError, match="yumoxu/stocknet-dataset"):

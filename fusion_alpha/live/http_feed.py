@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 BURST = 5  # requests at once
 MAX_BYTES = 32 << 20  # of an answer
+_YEARS = range(1970, 2200)  # of a Date header that can be one
 _LONGEST_REST_S = 3600.0  # that a server may ask for
 TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 Item = TypeVar("Item")
@@ -230,7 +231,9 @@ def http_date(header: str | None) -> pd.Timestamp | None:
     """The instant of a Date header; None where it is absent or unreadable."""
     try:
         moment = email.utils.parsedate_to_datetime(header or "")
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if moment.year not in _YEARS:
         return None
     stamp = pd.Timestamp(moment)
     return (stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")).as_unit("us")

@@ -182,7 +182,7 @@ def latched(records: Iterable[Record]) -> str | None:
     reason = None
     for record in records:
         if record.kind == "latch":
-            reason = str(record.data["reason"])
+            reason = str(record.data.get("reason"))
         elif record.kind == "release":
             reason = None
     return reason
@@ -237,11 +237,15 @@ def _record(line: bytes) -> Record | None:
     text, crc = line[:-_CRC] + b"}", line[-_CRC:]
     if crc != b',"crc":"%08x"}' % zlib.crc32(text):
         return None
-    body = json.loads(text)
-    key = body.get("key")
-    return Record(
-        body["seq"], body["prev"], body["kind"], None if key is None else tuple(key), body["data"], body["timing"]
-    )
+    try:
+        body = json.loads(text)
+        key = body.get("key")
+        key = None if key is None else tuple(key)
+        record = Record(body["seq"], body["prev"], body["kind"], key, body["data"], body["timing"])
+        _digest(key or ())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # a right CRC, but not one of ours
+    return record if isinstance(record.data, dict) and isinstance(record.kind, str) else None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A file from a URL into memory: progress bar, time-outs, retries, all of it or nothing."""
 
 import logging
+import re
 import time
 
 import requests
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 TRIES = 3
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 30.0
 _WAIT_S = 2.0  # before the second try; doubles
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK_BYTES = 1 << 18
 
 
@@ -42,8 +44,9 @@ def _stream(url: str) -> bytes:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with requests.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)) as response:
         response.raise_for_status()
-        length = response.headers.get("Content-Length")
-        total = int(length) if length and "Content-Encoding" not in response.headers else None
+        length = response.headers.get("Content-Length", "")
+        known = _LENGTH.fullmatch(length) and "Content-Encoding" not in response.headers
+        total = int(length) if known else None
         received = bytearray()
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             task = progress.add_task(url.rpartition("/")[2], total=total)

@@ -15,8 +15,10 @@ Rejected rows name their place as ARCHIVE!MEMBER, the member without the archive
 import hashlib
 import io
 import logging
+import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections import defaultdict
@@ -40,6 +42,13 @@ VARIABLE = "STOCKNET_ARCHIVE"
 CREATED_AT = "%a %b %d %H:%M:%S %z %Y"
 _REPOST = re.compile(r"RT @\w")
 _TWEETS = re.compile(r"tweet/raw/([^/]+)/(\d{4}-\d\d-\d\d)")
+
+# What zipfile raises over bytes that are no whole zip.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+_LARGEST_BYTES = 64 << 20  # of a member; the archive's own are below 1 MiB
 
 Members = dict[str, zipfile.ZipInfo]  # by name without the top folder, in order of name
 
@@ -91,7 +100,7 @@ def verify(content: bytes, block: StocknetConfig, named: str) -> None:
     with opened(io.BytesIO(content), named) as source:
         try:
             broken = source.testzip()
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except _DAMAGED as error:
             raise InputError(f"a damaged archive ({error})", file=named, rule="a whole zip", remedy=again) from None
         if broken is not None:
             raise InputError(f"member {broken} is damaged", file=named, rule="CRC-32 as in the zip", remedy=again)
@@ -106,12 +115,17 @@ def verify(content: bytes, block: StocknetConfig, named: str) -> None:
 
 
 def opened(archive: Path | BinaryIO, named: str) -> zipfile.ZipFile:
+    again = "fetch the archive again"
     try:
-        return zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise InputError(
-            f"not a readable zip ({error})", file=named, rule="a whole zip", remedy="fetch the archive again"
-        ) from None
+        source = zipfile.ZipFile(archive)
+    except _DAMAGED as error:
+        raise InputError(f"not a readable zip ({error})", file=named, rule="a whole zip", remedy=again) from None
+    large = [item for item in source.infolist() if item.file_size > _LARGEST_BYTES]
+    if large:
+        source.close()
+        size = f"member {large[0].filename} has {large[0].file_size} bytes"
+        raise InputError(size, file=named, rule=f"at most {_LARGEST_BYTES} bytes a member", remedy=again)
+    return source
 
 
 def members(source: zipfile.ZipFile, named: str) -> Members:

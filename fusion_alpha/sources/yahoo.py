@@ -38,6 +38,8 @@ STORE = Path(".cache/yahoo/news")  # in the main checkout
 HEADLINES = 100  # asked for at a time; Yahoo gives fewer
 _WAIT_S = 5.0  # before the second try; doubles
 
+_NO_TABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError)  # of yfinance, over an answer of another form
+
 Answer = TypeVar("Answer")
 
 
@@ -60,7 +62,7 @@ def fetch(cfg: Config, raw: Path, market: Callable[[str], Any] | None = None) ->
     for symbol in track(cfg.tickers, "yahoo", console=stage.console, transient=True):
         asset = market(symbol)
         bars = _answer(partial(_history, asset, cfg), f"bars of {symbol}", block)
-        items = _answer(partial(asset.get_news, count=HEADLINES), f"headlines of {symbol}", block)
+        items = _answer(partial(_headlines, asset), f"headlines of {symbol}", block)
         prices, news = raw / "prices" / f"{symbol}.csv", raw / "news" / f"{symbol}.jsonl"
         table = ended(bars, cfg, symbol, pd.Timestamp.now("UTC")).to_csv(index=False)
         quote = f"https://finance.yahoo.com/quote/{symbol}"
@@ -89,6 +91,13 @@ def _history(asset: Any, cfg: Config) -> pd.DataFrame:
     )
 
 
+def _headlines(asset: Any) -> list[dict[str, Any]]:
+    items = asset.get_news(count=HEADLINES)
+    if isinstance(items, list) and all(isinstance(item, dict) for item in items):
+        return items
+    raise ValueError("headlines are no list of objects")
+
+
 def _answer(ask: Callable[[], Answer], what: str, block: YahooConfig) -> Answer:
     """Ask up to block.tries times; InputError says what Yahoo or the network said last and what to do."""
     from yfinance.exceptions import YFException, YFRateLimitError
@@ -101,8 +110,8 @@ def _answer(ask: Callable[[], Answer], what: str, block: YahooConfig) -> Answer:
         except YFRateLimitError as error:
             remedy = "wait some minutes; ask for fewer tickers at a time"
             raise InputError(f"no {what}: {error}", rule="yahoo limits requests", remedy=remedy) from None
-        except (YFException, OSError, ValueError) as error:  # OSError: every network error; ValueError: no JSON
-            said = f"{type(error).__name__}: {str(error)[:200]}"
+        except (YFException, OSError, *_NO_TABLE) as error:  # OSError: every network error
+            said = " ".join(f"{type(error).__name__}: {str(error)[:200]}".split())
             if attempt >= block.tries:
                 raise InputError(
                     f"no {what} after {block.tries} tries ({said})",
@@ -157,14 +166,25 @@ def _days(bars: pd.DataFrame) -> pd.DatetimeIndex:
 def remember(symbol: str, items: Iterable[dict[str, Any]], write: sealed.Write) -> list[str]:
     """Add unseen items to the store of the main checkout; returns all lines of the ticker, oldest fetch first."""
     store = stage.root() / STORE / f"{symbol}.jsonl"
-    lines = sealed.read(store).decode().splitlines() if sealed.exists(store) else []
-    seen = {identity(json.loads(line)) for line in lines}
+    lines = parsing.decode(sealed.read(store), str(store)).split("\n")[:-1] if sealed.exists(store) else []
+    seen = {identity(_stored(line, store, number)) for number, line in enumerate(lines, start=1)}
     for item in items:
         if identity(item) not in seen:
             seen.add(identity(item))
             lines.append(json.dumps(item, sort_keys=True))
     write(store, _text(lines))
     return lines
+
+
+def _stored(line: str, store: Path, number: int) -> dict[str, Any]:
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError):
+        item = None
+    if isinstance(item, dict):
+        return item
+    remedy = "take the line out; what it held is lost"
+    raise InputError("not an item", file=store, line=number, rule="one whole JSON object a line", remedy=remedy)
 
 
 def _text(lines: list[str]) -> bytes:
@@ -181,8 +201,15 @@ def story(item: dict[str, Any]) -> tuple[str | None, str | None]:
     content = item["content"] if isinstance(item.get("content"), dict) else item
     published, title = content.get("pubDate", content.get("providerPublishTime")), content.get("title")
     if isinstance(published, int):  # seconds since 1970, in yfinance's older form
-        published = pd.Timestamp(published, unit="s", tz="UTC").isoformat()
+        published = _instant(published)
     return published if isinstance(published, str) else None, title if isinstance(title, str) else None
+
+
+def _instant(seconds: int) -> str | None:
+    try:
+        return pd.Timestamp(seconds, unit="s", tz="UTC").isoformat()
+    except (ValueError, OverflowError):
+        return None
 
 
 def read(cfg: Config, raw: Path) -> RawRows:

@@ -1,0 +1,151 @@
+"""Readers of outside bytes keep their contract: inputs without a fault are read, damaged ones are read or refused.
+
+Quick mutations here, the same ones every time; `make fuzz` looks further, led by what of the code is reached.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from fuzz.targets import TARGETS, TOKENS, check
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "30"))
+
+DEEP, LONG = b'{"a":' * 3000, b"9" * 5000
+
+
+def config_of_a_checkpoint(**changes: object) -> bytes:
+    """A seed's config.json, changed; None takes a key out."""
+    content = json.loads(TARGETS["checkpoint_config"].seeds()[0]) | changes
+    return json.dumps({name: value for name, value in content.items() if value is not None}).encode()
+
+
+def answer_of_yahoo(news: object) -> bytes:
+    return json.dumps(json.loads(TARGETS["yahoo_answer"].seeds()[0]) | {"news": news}).encode()
+
+
+def model_of_a_checkpoint(**changes: object) -> dict[str, object]:
+    return json.loads(TARGETS["checkpoint_config"].seeds()[0])["model"] | changes
+
+
+# What fuzzing found: the bytes, and what they ended in before the reader was mended.
+FOUND = {
+    "stocknet_zip": {"ValueError of a seek before the start": lambda: TARGETS["stocknet_zip"].seeds()[0][15:]},
+    "yahoo_answer": {
+        "OutOfBoundsDatetime": lambda: answer_of_yahoo([{"title": "t", "providerPublishTime": 10**20}]),
+        "AttributeError, headlines that are no objects": lambda: answer_of_yahoo(["a"]),
+        "TypeError, no headlines": lambda: answer_of_yahoo(None),
+    },
+    "yahoo_news": {"OutOfBoundsDatetime": lambda: b'{"title": "t", "providerPublishTime": %s}\n' % (b"9" * 20)},
+    "yahoo_store": {
+        "JSONDecodeError": lambda: b'{"id": \n',
+        "UnicodeDecodeError": lambda: b"\xff\n",
+        "AttributeError, a line that is no object": lambda: b"[]\n",
+        "RecursionError": lambda: DEEP + b"\n",
+    },
+    "raw_manifest": {
+        "TypeError, no object": lambda: b"null",
+        "KeyError 'files'": lambda: b'{"source": "csv"}',
+        "KeyError 'sha256'": lambda: b'{"source": "csv", "files": [{"path": "a.csv"}]}',
+        "OSError, a name too long": lambda: b'{"source": "csv", "files": [{"sha256": "", "path": "%s"}]}' % LONG,
+        "ValueError, a number too long": lambda: LONG,
+        "RecursionError": lambda: DEEP,
+    },
+    "raw_times": {"TypeError, no object": lambda: b"[]"},
+    "params": {"OSError, no block": lambda: b"5", "AttributeError, a list": lambda: b"- a"},
+    "params_override": {
+        "yaml.ParserError": lambda: b"tickers=[",
+        "yaml.ParserError, an open block": lambda: b"tune.space.train.lr={- low",
+    },
+    "params_choice": {
+        "yaml.ConstructorError": lambda: b"name: pool\nname: pool\n",
+        "UnicodeDecodeError": lambda: b"\xff",
+        "RecursionError": lambda: b"[" * 3000,
+        "InterpolationKeyError": lambda: b"name: ${x}\nworkers: 1\nranks: 1\n",
+    },
+    "schema": {
+        "yaml.ScannerError": lambda: b"a: b: c",
+        "TypeError": lambda: b"x: 1",
+        "UnicodeDecodeError": lambda: b"\xff",
+        "yaml.ConstructorError": lambda: b"!!python/object:os.system x",
+    },
+    "questions": {"UnicodeDecodeError": lambda: b"\xff"},
+    "checkpoint_config": {
+        "KeyError 'weights_sha256'": lambda: config_of_a_checkpoint(weights_sha256=None),
+        "KeyError 'seed'": lambda: config_of_a_checkpoint(seed=None),
+        "StopIteration, a new key with null": lambda: config_of_a_checkpoint(model=model_of_a_checkpoint(new=None)),
+        "TypeError, features that are objects": lambda: config_of_a_checkpoint(session_features=[{}]),
+        "TypeError, a width of 4.0": lambda: config_of_a_checkpoint(model=model_of_a_checkpoint(width=4.0)),
+        "RecursionError": lambda: DEEP,
+    },
+    "onnx_manifest_content": {"KeyError 'format'": lambda: b"{}"},
+    "journal_content": {
+        "KeyError 'timing'": lambda: b'{"seq": 0, "prev": "", "kind": "signal", "data": {}}',
+        "KeyError 'reason'": lambda: b'{"seq": 0, "prev": "", "kind": "latch", "data": {}, "timing": {}}',
+        "TypeError, data that is no object": lambda: (
+            b'{"seq": 0, "prev": "", "kind": "latch", "data": 5, "timing": {}}'
+        ),
+    },
+    "feed": {"OutOfBoundsDatetime, a clock in the year 204": lambda: b"Mon, 01 Jul 204 13:31:02 GMT\n{}"},
+}
+
+edits = st.tuples(
+    st.sampled_from(["insert", "replace", "cut", "repeat"]),
+    st.floats(0, 1),
+    st.integers(1, 24),
+    st.sampled_from(TOKENS) | st.binary(max_size=4),
+)
+
+
+def edited(content: bytes, edit: tuple[str, float, int, bytes]) -> bytes:
+    kind, where, length, token = edit
+    place = int(where * len(content))
+    before, part, after = content[:place], content[place : place + length], content[place + length :]
+    return {
+        "insert": before + token + part + after,
+        "replace": before + token + after,
+        "cut": before if length > 20 else before + after,
+        "repeat": before + part * 3 + after,
+    }[kind]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "input"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_has_no_fault_is_read(name, folder):
+    for seed in TARGETS[name].seeds():
+        check(name, seed, folder, refusal=False)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_bytes_are_read_or_refused_by_name(name, folder):
+    seeds = TARGETS[name].seeds()
+
+    @settings(
+        max_examples=EXAMPLES,
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.sampled_from(seeds), st.lists(edits, min_size=1, max_size=4))
+    def damage(seed, edits):
+        for edit in edits:
+            seed = edited(seed, edit)
+        check(name, seed, folder)
+
+    damage()
+
+
+@pytest.mark.parametrize(
+    ("name", "ended_in"), [(name, ended_in) for name, cases in FOUND.items() for ended_in in cases]
+)
+def test_what_once_broke_a_reader_does_so_no_more(name, ended_in, folder):
+    check(name, FOUND[name][ended_in](), folder)

@@ -105,6 +105,7 @@ class Router:
         self._arriving: list[News] = []
         self._failures = 0
         self._said: dict[str, str] = {}
+        self._steps: dict[str, float] = {}  # seconds of each step of the bar that is dealt with
         self._done = False
 
     def run(self) -> int:
@@ -152,6 +153,16 @@ class Router:
         if now - self._hours.last_close(now) <= pd.Timedelta(seconds=self.parts.cfg.live.stale_s):
             return True
         return self._polled is None or now - self._polled >= pd.Timedelta(seconds=_QUIET_POLL_S)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        """Time a step, for the metrics and for the bar's record."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._steps[name] = time.monotonic() - began
+            self.parts.metrics.latency.labels(name).observe(self._steps[name])
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -316,8 +327,10 @@ class Router:
         if self.failed is not None:
             return
         parts, began = self.parts, self._arrived.pop(close)
+        self._steps = {name: seconds for name, seconds in self._steps.items() if name == "journal"}  # the write before
+        self._steps["wait"] = time.monotonic() - began
         waited = self._texts_of(close)
-        with parts.metrics.latency.labels("features").time():
+        with self._step("features"):
             self._state.add(close, list(bars.values()))
         if close <= self._last:
             ended = close.isoformat()
@@ -344,7 +357,7 @@ class Router:
         """Are the texts of the bar in the tables, after some patience?"""
         names = [item.text_hash for item in self._arriving if item.published_utc < self._cutoff(close)]
         if names:
-            with self._interruptible(), self.parts.metrics.latency.labels("texts").time():
+            with self._interruptible(), self._step("texts"):
                 self.parts.texts.wait(names, _TEXT_PATIENCE_S)
             self._settle_texts()
         return not any(item.published_utc < self._cutoff(close) for item in self._arriving)
@@ -382,16 +395,15 @@ class Router:
         self, close: pd.Timestamp, decided: pd.Timestamp, fill: pd.Timestamp, tickers: list[str]
     ) -> tuple[dict[str, dict[str, Any]], Order | None]:
         """What is said of each ticker that can be predicted, and the order that follows."""
-        metrics = self.parts.metrics.latency
-        with metrics.labels("samples").time():
+        with self._step("samples"):
             data, rows = self._state.samples(close, tickers)
         if not len(rows):
             return {}, None
-        with metrics.labels("predict").time():
+        with self._step("predict"):
             found = self.parts.engine.predict(data, rows)
         names = data.rows["ticker"].iloc[rows].tolist()
         found = found.assign(ticker=names, decided_utc=decided)
-        with metrics.labels("decide").time():
+        with self._step("decide"):
             held = self.parts.broker.held()
             held = held[held.index.isin(names)]
             weights = decide(found, self.parts.cfg, held=held)
@@ -418,7 +430,8 @@ class Router:
         """Write the bar down, then send. Checked last, so that nothing that happened meanwhile is missed."""
         blocked = self._blocked(close)
         latency = time.monotonic() - began
-        timing = {"at_utc": pd.Timestamp.now("UTC").isoformat(), "latency_s": round(latency, 6)}
+        timing: dict[str, Any] = {"at_utc": pd.Timestamp.now("UTC").isoformat(), "latency_s": round(latency, 6)}
+        steps = {name: round(seconds, 6) for name, seconds in self._steps.items()}
         for name in self.tickers:
             about = {"ticker": name, "close_utc": close.isoformat()}
             key = (name, close.isoformat(), *self._key)
@@ -432,7 +445,7 @@ class Router:
         order = None if blocked else order
         book = self.parts.broker.after(order)
         state = {"close_utc": close.isoformat(), "equity": self.parts.broker.equity(), "book": book}
-        entries.append(Entry("bar", state, ("bar", close.isoformat(), *self._key)))
+        entries.append(Entry("bar", state, ("bar", close.isoformat(), *self._key), timing | {"steps_s": steps}))
         self._write(*entries)
         if order is not None and self.failed is None:
             self.parts.broker.send(order)
@@ -466,7 +479,7 @@ class Router:
         if self.failed is not None:
             return
         try:
-            with self.parts.metrics.latency.labels("journal").time():
+            with self._step("journal"):
                 records = self.parts.journal.append(*entries)
         except JournalError as error:
             self.failed = str(error)

@@ -407,17 +407,31 @@ def test_build_makes_a_complete_site_and_pdf(project: Path) -> None:
     assert subprocess.run(["pgrep", "-f", f"jupyter_server.*{project}"], capture_output=True).stdout == b""
 
 
+def shown(site: Path) -> set[str]:
+    """Pictures of the chapter on experiments, by their content."""
+    return set(re.findall(r'src="(files/[^"]+)"', (site / "experiments.html").read_text()))
+
+
 @pytest.mark.slow
 def test_changed_result_changes_the_book_and_a_failing_cell_stops_it(project: Path) -> None:
     with_katex(project)
     assert run_build(project).returncode == 0
+    site, printed = project / "docs" / "_build" / "html", project / "docs" / "_build" / "pdf" / "nimbus-book.pdf"
+    before, pages = shown(site), printed.read_bytes()
     path = project / "metrics" / "evaluate.json"
     path.write_text(path.read_text().replace("4321", "8765"))
+    done = run_build(project)
+    assert done.returncode == 1
+    assert "not what its last recorded run wrote" in done.stderr
+    drawing = project / "metrics" / "figures" / "equity.svg"
+    drawing.write_text(drawing.read_text().replace('r="9"', 'r="7"'))
     lock = yaml.safe_load((project / "dvc.lock").read_text())
     lock["stages"].get("evaluate", {"outs": [{}]})["outs"][0] |= record(project, "metrics/evaluate.json")
     (project / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert run_build(project).returncode == 0
-    assert "8,765" in (project / "docs" / "_build" / "html" / "experiments.html").read_text()
+    assert "8,765" in (site / "experiments.html").read_text()
+    assert len(before - shown(site)) == len(shown(site) - before) == 1  # the one drawing that the run drew anew
+    assert printed.read_bytes() != pages
     page = project / "docs" / "experiments.md"
     page.write_text(page.read_text().replace("exhibits.strategies()", "results.no_such_function()"))
     done = run_build(project)

@@ -19,6 +19,8 @@ COMMANDS = {  # file below metrics/ -> what writes it
     "canaries.json": "make canaries",
     "tuning.json": "python tune_fusion.py",
     "strategy.json": "python evaluate_strategy.py --plot",
+    "pii.json": "python -m fusion_alpha.pii_check",
+    "pii_stocknet.json": "python -m fusion_alpha.pii_check --archive FILE",
     "backtest_bench.csv": "python -m fusion_alpha.backtest_bench",
 }
 ABSENT = "Not run yet:"

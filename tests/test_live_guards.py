@@ -105,6 +105,21 @@ def test_a_wrong_print_is_refused_there_and_back(guard):
     assert [judge(guard, bar(minute)).halted for minute in (43, 44, 45)] == [True, True, False]
 
 
+def test_a_wrong_print_that_is_sent_again_is_still_refused_and_its_correction_is_measured_from_before(guard):
+    wrong = bar(41, 150.0)
+    assert [judge(guard, wrong, after).finding for after in (3, 8, 13)] == [Finding.JUMP, *[Finding.DUPLICATE] * 2]
+    assert judge(guard, bar(41), 18).finding == Finding.GOOD
+    assert [judge(guard, bar(minute)).halted for minute in (42, 43)] == [True, False]
+
+
+def test_an_impossible_bar_that_is_sent_again_halts_its_ticker_once(guard):
+    judge(guard, bar(41, close=math.nan))
+    for minute in (42, 43, 44):
+        judge(guard, bar(minute))
+        assert judge(guard, bar(41, close=math.nan), 300).finding == Finding.DUPLICATE
+    assert not guard.halted("TSLA")
+
+
 def test_a_market_that_really_moved_is_followed_after_three_bars(guard):
     assert judge(guard, bar(41, 150.0)).finding == Finding.JUMP
     assert [judge(guard, bar(minute, 150.0)).halted for minute in (42, 43, 44)] == [True, True, False]

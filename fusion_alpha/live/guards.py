@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import struct
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -63,6 +64,8 @@ class _Ticker:
     returns: deque[float]
     known: dict[int, int] = field(default_factory=dict)  # hash of the numbers by nanosecond of the close
     oldest: int | None = None  # of them, once earlier ones were forgotten
+    # Of refused bars too, each with the price that it is measured from: feeds send a bar again at every poll.
+    refused: dict[int, tuple[int, float | None]] = field(default_factory=dict)
     last_close: pd.Timestamp | None = None
     last_price: float | None = None  # adjusted
     factor: float = 1.0  # adjusted over quoted price of the latest good bar
@@ -85,7 +88,7 @@ class BarGuard:
             ticker = self._ticker(str(name))
             ticker.returns.extend(np.diff(np.log(adjusted)).tolist())
             ticker.last_close, ticker.last_price = tail["bar_close_utc"].iloc[-1], float(adjusted[-1])
-            quotes = map(hash, map(tuple, rows[list(QUOTES)].to_numpy("float64").tolist()))
+            quotes = map(_hash, rows[list(QUOTES)].to_numpy("float64").tolist())
             closes = pd.DatetimeIndex(rows["bar_close_utc"]).as_unit("ns").asi8.tolist()
             ticker.known |= dict(zip(closes, quotes, strict=True))
             self._forget(ticker, self._kept)
@@ -100,7 +103,7 @@ class BarGuard:
     def judge(self, bar: Bar, now: pd.Timestamp) -> Verdict:
         """What the bar, which has an adj_close, is at `now`; a good one counts as seen from here on."""
         ticker = self._ticker(bar.ticker)
-        values, at = hash(tuple(float(getattr(bar, name)) for name in QUOTES)), bar.close_utc.value
+        values, at = _hash([float(getattr(bar, name)) for name in QUOTES]), bar.close_utc.value
         if bar.close_utc > now - pd.Timedelta(seconds=self._settings.settle_s):
             return Verdict(Finding.PARTIAL, halted=self.halted(bar.ticker))
         if at in ticker.known:
@@ -108,11 +111,13 @@ class BarGuard:
             return Verdict(Finding.DUPLICATE if same else Finding.REVISED, halted=self.halted(bar.ticker))
         if ticker.oldest is not None and at < ticker.oldest:
             return Verdict(Finding.OLD, halted=self.halted(bar.ticker))
+        if at in ticker.refused and ticker.refused[at][0] == values:
+            return Verdict(Finding.DUPLICATE, halted=self.halted(bar.ticker))  # of a bar that was refused
         if not self._hours.is_close(bar.close_utc):
             return Verdict(Finding.OFF_CALENDAR, "ends where the calendar has a bar", self.halted(bar.ticker))
         rule = impossible(bar)
         if rule:
-            ticker.clean = 0
+            ticker.clean, ticker.refused[at] = 0, (values, ticker.refused.get(at, (0, ticker.last_price))[1])
             return Verdict(Finding.IMPOSSIBLE, rule, halted=True)
         if ticker.last_close is not None and bar.close_utc < ticker.last_close:
             ticker.known[at] = values
@@ -132,18 +137,20 @@ class BarGuard:
         if len(ticker.known) > limit:
             kept = sorted(ticker.known)[-self._kept :]
             ticker.known, ticker.oldest = {close: ticker.known[close] for close in kept}, kept[0]
+            ticker.refused = {close: what for close, what in ticker.refused.items() if close >= kept[0]}
 
     def _in_turn(self, ticker: _Ticker, bar: Bar, values: int, now: pd.Timestamp) -> Verdict:
-        adjusted = _known(bar.adj_close)
-        move = 0.0 if ticker.last_price is None else math.log(adjusted / ticker.last_price)
+        adjusted, at = _known(bar.adj_close), bar.close_utc.value
+        before = ticker.refused.pop(at, (0, ticker.last_price))[1]
+        move = 0.0 if before is None else math.log(adjusted / before)
         ticker.last_price = adjusted
         limit = self._limit(ticker, bar)
         if abs(move) > limit:
-            ticker.clean = 0
+            ticker.clean, ticker.refused[at] = 0, (values, before)
             rule = f"moves by less than {self._settings.jump_sd:g} standard deviations ({limit:.4f}), not {move:+.4f}"
             return Verdict(Finding.JUMP, rule, halted=True)
         ticker.returns.append(move)
-        ticker.known[bar.close_utc.value], ticker.last_close = values, bar.close_utc
+        ticker.known[at], ticker.last_close = values, bar.close_utc
         self._forget(ticker, 2 * self._kept)
         ticker.factor = adjusted / bar.close
         if ticker.clean is not None:
@@ -194,6 +201,11 @@ def impossible(bar: Bar) -> str:
     if bar.low * (1 - TOLERANCE) > min(bar.open, bar.close, bar.high):
         return "low is at most open, close and high"
     return ""
+
+
+def _hash(quotes: list[float]) -> int:
+    """Equal for equal bits, of unknown numbers too."""
+    return hash(struct.pack(f"{len(quotes)}d", *quotes))
 
 
 def _known(price: float | None) -> float:

@@ -118,7 +118,7 @@ class State:
         return None if late.empty else late.iloc[0]
 
     def add(self, close: pd.Timestamp, bars: list[Bar]) -> None:
-        """Add the bars that end at `close`, of all tickers that have one. Earlier than a known one: rows again.
+        """Add the bars that end at `close`, of all tickers that have one. Not after every known one: rows again.
 
         A bar that is known, or from before the tables begin, changes nothing.
         """
@@ -126,7 +126,7 @@ class State:
         if not bars:
             return
         rows = _interim(bars, self._hours.session(close))
-        late = any(close <= self.last_close(bar.ticker) for bar in bars)
+        late = close <= max(map(self.last_close, self.tickers))  # of any ticker: rows of a time belong together
         for name, row in rows.groupby("ticker"):
             held = pd.concat([self._prices[str(name)], row], ignore_index=True)
             held = held.sort_values("bar_close_utc", ignore_index=True)

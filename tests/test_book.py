@@ -211,6 +211,19 @@ def test_search_finds_sections_by_their_words() -> None:
     ]
 
 
+def test_search_knows_each_term_of_the_glossary() -> None:
+    term = {"type": "definitionTerm", "children": [{"type": "text", "value": "Basis point (bp)"}]}
+    text = {"type": "definitionDescription", "children": [{"type": "text", "value": "One hundredth."}]}
+    tree = {"type": "definitionList", "children": [term, text]}
+    html = render.Page("glossary", {"mdast": tree, "frontmatter": {}}).body()
+    found = render.sections("glossary", f"<article><h1>Glossary</h1>{html}</article>")
+    assert found[1] == {
+        **{"url": "glossary.html#term-basis-point-bp", "page": "Glossary"},
+        **{"section": "Basis point (bp)", "text": "One hundredth."},
+    }
+    assert "term-" not in render.Page("other", {"mdast": tree, "frontmatter": {}}).body()
+
+
 def test_log_check_accepts_only_known_warnings() -> None:
     build.check_log(f"Built a.md\n⚠️  {build.ACCEPTED[0]}\n")
     for line in ("⚠️  a.md Cross reference target was not found", "⛔️ cell failed", "Error: Command failed: typst"):

@@ -21,6 +21,7 @@ from pygments.lexers import get_lexer_by_name
 
 Node = dict[str, Any]
 THEME = Path(__file__).resolve().parent
+GLOSSARY = "glossary"  # the page whose terms search knows one by one
 DESCRIPTION = re.compile(r"<desc>(.*?)</desc>", re.DOTALL)
 
 
@@ -171,7 +172,11 @@ class Page:
         return f'<sup><a id="fnref-{number}" href="#fn-{number}">{number}</a></sup>'
 
     def definition_term(self, node: Node) -> str:
-        return f"<dt{anchor(node)}>{self.children(node)}</dt>"
+        inner = self.children(node)
+        if self.slug != GLOSSARY:
+            return f"<dt{anchor(node)}>{inner}</dt>"
+        name = re.sub(r"[^a-z0-9]+", "-", plain(inner).lower()).strip("-")
+        return f'<dt id="term-{name}">{inner}</dt>'
 
     def endings(self) -> str:
         """The footnotes and the references of the page."""
@@ -360,9 +365,10 @@ def document(book: Node, pages: list[Node], page: Page) -> str:
 
 
 def sections(slug: str, html: str) -> list[dict[str, str]]:
-    """What search looks through: a page's sections, each with its address and its words."""
+    """What search looks through: a page's sections and terms, each with its address and its words."""
     article = html[html.index("<article>") : html.index("</article>")]
     article = re.sub(r'<math.*?</math>|<a class="mark".*?</a>', "", article, flags=re.DOTALL)  # KaTeX says it twice
+    terms = re.findall(r'<dt id="(term-[^"]*)">(.*?)</dt>\s*<dd>(.*?)</dd>', article, flags=re.DOTALL)
     parts = re.split(r"<h([1-3])(?: id=\"([^\"]*)\")?[^>]*>(.*?)</h\1>", article, flags=re.DOTALL)
     page = plain(parts[3])
     return [
@@ -372,7 +378,7 @@ def sections(slug: str, html: str) -> list[dict[str, str]]:
             "section": plain(title),
             "text": plain(text),
         }
-        for target, title, text in zip(parts[2::4], parts[3::4], parts[4::4], strict=True)
+        for target, title, text in [*zip(parts[2::4], parts[3::4], parts[4::4], strict=True), *terms]
     ]
 
 

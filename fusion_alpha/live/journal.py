@@ -36,7 +36,9 @@ Key = tuple[str, ...]
 
 
 class Damaged(InputError):
-    """A journal that does not hold together: it is not opened, and not changed."""
+    """A journal that does not hold together: it is not opened, and not changed. records: those before the damage."""
+
+    records: "tuple[Record, ...]" = ()
 
 
 class JournalError(OSError):
@@ -172,9 +174,16 @@ class Journal:
 
 def read(path: Path) -> list[Record]:
     """The whole records of a journal that may be in use; InputError where it is absent, Damaged where it is."""
-    if not path.exists():
+    return read_torn(path)[0]
+
+
+def read_torn(path: Path) -> tuple[list[Record], int]:
+    """The same, and how many bytes of a record that is not whole stand at its end: of a crash, or being written."""
+    if not path.is_file():
         raise InputError("no such journal", file=path, remedy="give the file of --log")
-    return _parse(path.read_bytes(), path)[0]
+    content = path.read_bytes()
+    records, good, _ = _parse(content, path)
+    return records, len(content) - good
 
 
 def latched(records: Iterable[Record]) -> str | None:
@@ -214,14 +223,20 @@ def _parse(content: bytes, path: Path) -> tuple[list[Record], int, str]:
         if record is None:
             if last:
                 break
-            raise Damaged("not a whole record", file=path, line=number + 1, rule="CRC-32", remedy=_REMEDY)
+            raise _damaged("not a whole record", path, number + 1, "CRC-32", records)
         if (record.seq, record.prev) != (number, prev):
             rule = "every record names its number and the SHA-256 of the line before it"
-            raise Damaged("the chain is broken", file=path, line=number + 1, rule=rule, remedy=_REMEDY)
+            raise _damaged("the chain is broken", path, number + 1, rule, records)
         records.append(record)
         prev = hashlib.sha256(line).hexdigest()
         good += len(line) + 1
     return records, good, prev
+
+
+def _damaged(problem: str, path: Path, line: int, rule: str, before: list[Record]) -> Damaged:
+    error = Damaged(problem, file=path, line=line, rule=rule, remedy=_REMEDY)
+    error.records = tuple(before)
+    return error
 
 
 def _lines(content: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -55,19 +55,25 @@ def page(report: Report, about: dict[str, Any]) -> str:
     """The whole tearsheet. The same report and origin give the same bytes."""
     numbers = report.numbers
     title = words.title(about, numbers["view"])
-    drawn = "\n".join(_figure(name, report, about["simulated"]) for name in panels.PANELS)
+    simulated = about["simulated"]
+    drawn = [figure(panels.svg(name, report, simulated), panels.PANELS[name][1], simulated) for name in panels.PANELS]
     tables = (words.performance, words.differences, words.rivals, words.forecast)
     parts = [
         f'<p class="simulated">{escape(words.WARNING)}</p>' if about["simulated"] else "",
         f"<h1>{escape(title)}</h1>",
         f'<p class="period">{escape(words.period(numbers["view"]))}</p>',
-        _facts(words.facts(numbers)),
-        f'<div class="reading">{_paragraphs(words.reading(numbers, about))}</div>',
-        f'<div class="figures">{drawn}</div>',
-        *(_table(make(numbers)) for make in tables),
-        f"<h2>How to read it</h2>{_paragraphs(_HELP)}",
-        f"<footer>{_paragraphs(words.origin(about).splitlines())}</footer>",
+        facts(words.facts(numbers)),
+        f'<div class="reading">{paragraphs(words.reading(numbers, about))}</div>',
+        figures(drawn),
+        *(table(make(numbers)) for make in tables),
+        f"<h2>How to read it</h2>{paragraphs(_HELP)}",
+        f"<footer>{paragraphs(words.origin(about).splitlines())}</footer>",
     ]
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page in this style, of the parts that are not empty; nothing in it is fetched."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -86,28 +92,33 @@ _HELP = [
 ]
 
 
-def _facts(facts: Sequence[Fact]) -> str:
+def facts(main: Sequence[Fact]) -> str:
     rows = [
         f'<div><dt>{escape(fact.name)}</dt><dd class="value">{escape(fact.value)}</dd>'
         f'<dd class="detail">{escape(fact.note)}</dd></div>'
-        for fact in facts
+        for fact in main
     ]
     return f"<dl>{''.join(rows)}</dl>"
 
 
-def _figure(name: str, report: Report, simulated: bool) -> str:
-    picture = base64.b64encode(panels.svg(name, report, simulated)).decode()
-    mark = " (SIMULATED)" if simulated else ""
-    said = escape(f"{panels.PANELS[name][1]}{mark}", quote=True)
-    return f'<figure><img alt="{said}" src="data:image/svg+xml;base64,{picture}"></figure>'
+def figures(drawn: Sequence[str]) -> str:
+    """Drawings side by side where there is room."""
+    return f'<div class="figures">{"".join(drawn)}</div>'
 
 
-def _table(table: Table) -> str:
-    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
-    rows = "".join(_row(cells) for cells in table.rows)
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+def figure(svg: bytes, said: str, simulated: bool) -> str:
+    """A drawing inside the page, with its text alternative."""
+    alternative = escape(f"{said} (SIMULATED)" if simulated else said, quote=True)
+    picture = base64.b64encode(svg).decode()
+    return f'<figure><img alt="{alternative}" src="data:image/svg+xml;base64,{picture}"></figure>'
+
+
+def table(content: Table) -> str:
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in content.heads)
+    rows = "".join(_row(cells) for cells in content.rows)
+    note = f'<p class="note">{escape(content.note)}</p>' if content.note else ""
     return (
-        f'<h2>{escape(table.title)}</h2><div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f'<h2>{escape(content.title)}</h2><div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{note}"
     )
 
@@ -118,5 +129,5 @@ def _row(cells: Sequence[str]) -> str:
     return f'<tr{marked}><th scope="row">{escape(cells[0])}</th>{rest}</tr>'
 
 
-def _paragraphs(lines: Sequence[str]) -> str:
+def paragraphs(lines: Sequence[str]) -> str:
     return "".join(f"<p>{escape(line)}</p>" for line in lines)

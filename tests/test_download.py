@@ -14,7 +14,7 @@ CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
 @pytest.fixture
 def server(monkeypatch):
-    """Answers each request with the next of `answers`: a status, or a number of bytes to send before hanging up."""
+    """Answers each request with the next of `answers`: a status, or bytes to send before hanging up, or a header."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     answers, seen = [], []
 
@@ -22,11 +22,11 @@ def server(monkeypatch):
         def do_GET(self):
             seen.append(self.path)
             answer = answers.pop(0)
-            status, sent = (200, answer["bytes"]) if isinstance(answer, dict) else (answer, len(CONTENT))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(CONTENT)))
+            changed = answer if isinstance(answer, dict) else {}
+            self.send_response(200 if changed else answer)
+            self.send_header("Content-Length", changed.get("length", str(len(CONTENT))))
             self.end_headers()
-            self.wfile.write(CONTENT[:sent])
+            self.wfile.write(CONTENT[: changed.get("bytes")])
 
         def log_message(self, *_):
             pass
@@ -45,6 +45,12 @@ def test_whole_file_arrives_after_a_refusal_and_a_cut(server):
     answers += [503, {"bytes": 1000}, 200]
     assert download.content(url, remedy="none") == CONTENT
     assert len(seen) == 3
+
+
+def test_a_length_that_is_no_number_is_passed_over(server):
+    url, answers, _ = server
+    answers += [{"length": "many"}]
+    assert download.content(url, remedy="none") == CONTENT
 
 
 def test_cut_every_time_is_refused(server):

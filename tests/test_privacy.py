@@ -137,6 +137,7 @@ def test_a_changed_byte_is_damage_not_a_wrong_key():
         ("# nothing\n", ["no identity in it"]),
         (f"{OLD}\nAGE-SECRET-KEY-1CANARY\n", ["line 2", "not an identity"]),
     ],
+    ids=["none", "missing", "empty", "damaged"],  # a key is another one in every process
 )
 def test_without_an_identity_the_message_says_what_to_do(tmp_path, monkeypatch, given, words):
     monkeypatch.delenv(sealed.IDENTITY)
@@ -212,7 +213,7 @@ def test_other_recipients_seal_anew_and_need_no_old_identity(folder, monkeypatch
     clean.main(csv(folder, to=(NEW,)))
 
 
-@pytest.mark.parametrize("identity", [None, str(NEW)])
+@pytest.mark.parametrize("identity", [None, str(NEW)], ids=["none", "another"])
 def test_no_identity_or_a_wrong_one_stops_and_leaves_all_as_it_was(folder, monkeypatch, identity):
     ingest.main(csv(folder))
     clean.main(csv(folder))

@@ -112,9 +112,9 @@ ui: $(READY) ## MLflow's comparison of runs, on this machine only
 remote: $(READY) ## does the data remote answer, do the credentials fit? If not, what to do
 	@python -m fusion_alpha.remote
 
-pull: $(READY) ## fetch the data and models that the lock names from the remote
+pull: $(READY) ## fetch the data and models that the lock names from the remote, as far as somebody pushed them
 	@python -m fusion_alpha.remote
-	dvc pull
+	dvc pull --allow-missing
 
 push: $(READY) ## send the data and models that the lock names to the remote
 	@python -m fusion_alpha.remote --write

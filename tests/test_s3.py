@@ -141,6 +141,12 @@ def wait_for(condition, what: str) -> None:
         time.sleep(0.02)
 
 
+def explained(said: str) -> bool:
+    """Whether the README's table of messages has a line for what DVC said."""
+    table = README.split("| DVC says |")[1].split("\n\n")[0]
+    return any(words in said for words in re.findall(r"^\| `([^`|]+)` \|", table, re.MULTILINE))
+
+
 def cut(server: S3Server, type_in, folder: Path, when) -> None:
     """`dvc push`; kill the server when `when()` says so, and interrupt the push as somebody would who sees it hang."""
     push = subprocess.Popen(
@@ -184,6 +190,22 @@ def test_a_fresh_clone_pulls_what_was_pushed_and_has_nothing_to_do(server, type_
     assert status == 0
     assert "Running stage" not in said
     assert type_in("git status --porcelain", clone) == (0, "")
+
+
+def test_what_nobody_pushed_is_named_and_the_rest_is_there(server, type_in, project, tmp_path):
+    folder, clone = project(), tmp_path / "clone"
+    point(type_in, folder, server.url)
+    assert type_in("dvc push make", folder)[0] == 0
+    assert type_in(f"git clone --quiet {folder} {clone}", tmp_path)[0] == 0
+    point(type_in, clone, server.url)
+    status, said = type_in("dvc pull", clone)
+    assert status != 0
+    assert "sum.txt" in said
+    assert explained(said), said
+    assert type_in("dvc pull --allow-missing", clone)[0] == 0
+    assert (clone / "big.bin").exists()
+    assert "dvc pull --allow-missing" in (ROOT / "Makefile").read_text()
+    assert "Running stage 'sum'" in type_in("dvc repro", clone)[1]
 
 
 def test_a_push_that_the_server_did_not_survive_is_finished_by_the_next(fragile, type_in, project):
@@ -262,8 +284,7 @@ def test_mistakes_end_in_what_to_do_about_them(server, type_in, project, mistake
     # The README's table begins with the words of DVC itself, for those who did not ask first.
     status, said = type_in("dvc push", folder)
     assert status != 0
-    known = re.findall(r"^\| `([^`|]+)` \|", README, re.MULTILINE)
-    assert [words for words in known if words in said], f"README.md does not explain: {said}"
+    assert explained(said), f"README.md does not explain: {said}"
 
 
 def test_somebody_who_may_only_read_is_told_that_reading_works(server, type_in, project):

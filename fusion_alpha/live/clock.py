@@ -53,18 +53,20 @@ class WallClock:
 
 
 class SimulatedClock:
-    """Starts at `start` when it is made and runs `speed` times as fast as the wall's."""
+    """Stands at `start` until somebody waits, who is ready by then, and runs `speed` times as fast as the wall's."""
 
     def __init__(self, start: pd.Timestamp, speed: float) -> None:
-        self._start, self._speed, self._began = start.as_unit("us"), speed, time.monotonic()
+        self._start, self.speed = start.as_unit("us"), speed
+        self._began: float | None = None
         self.longest_s = 0.5 * speed
 
     def now(self) -> pd.Timestamp:
-        passed = (time.monotonic() - self._began) * self._speed
+        passed = 0.0 if self._began is None else (time.monotonic() - self._began) * self.speed
         return (self._start + pd.Timedelta(seconds=passed)).as_unit("us")
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        stop.wait(max(seconds, 0.0) / self._speed)
+        self._began = time.monotonic() if self._began is None else self._began
+        stop.wait(max(seconds, 0.0) / self.speed)
 
     def skip(self, time: pd.Timestamp) -> None:
         self._start += max(time - self.now(), pd.Timedelta(0))

@@ -70,9 +70,9 @@ def test_dry_run_prints_the_command_and_help_teaches():
     [
         (["--mode", "all"], []),
         (["--mode", "evaluate"], []),
-        (["--mode", "train"], ["predict", "evaluate"]),
-        (["--mode", "features"], ["train", "predict", "evaluate"]),
-        (["--stage", "text"], ["process", "technical", "contradiction", "train", "predict", "evaluate"]),
+        (["--mode", "train"], ["export", "predict", "evaluate"]),
+        (["--mode", "features"], ["train", "export", "predict", "evaluate"]),
+        (["--stage", "text"], ["process", "technical", "contradiction", "train", "export", "predict", "evaluate"]),
     ],
 )
 def test_stages_that_a_run_leaves_out(arguments, names):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+import pandas as pd
+
 
 @dataclass
 class Answer:
@@ -22,13 +24,15 @@ class Answer:
     cut: int | None = None  # bytes after which the connection is closed
     drip_s: float = 0.0  # between two bytes
     skew_s: float = 0.0  # of the Date header
+    date_utc: pd.Timestamp | None = None  # of the server's clock, where it is not ours
 
 
 class FeedServer:
-    """Answers with `answers` in turn, the last one for ever; `asked` are the queries that came."""
+    """Answers with `answers` in turn, the last one for ever; `asked` are the queries that came, and `at` when."""
 
     def __init__(self, *answers: Answer | Callable[[dict[str, str]], Answer]) -> None:
         self.answers, self.asked = list(answers), list[dict[str, str]]()
+        self.at = list[float]()
         self._lock = threading.Lock()
         feed = self
 
@@ -63,6 +67,7 @@ class FeedServer:
     def _next(self, query: dict[str, str]) -> Answer:
         with self._lock:
             self.asked.append(query)
+            self.at.append(time.monotonic())
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return answer(query) if callable(answer) else answer
 
@@ -79,7 +84,8 @@ class FeedServer:
 
 
 def head(answer: Answer) -> bytes:
-    date = email.utils.formatdate(time.time() + answer.skew_s, usegmt=True)
+    clock = time.time() if answer.date_utc is None else answer.date_utc.timestamp()
+    date = email.utils.formatdate(clock + answer.skew_s, usegmt=True)
     headers = {"Date": date, "Content-Length": str(len(answer.body)), "Connection": "close"} | answer.headers
     lines = [f"HTTP/1.1 {answer.status} -", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()

@@ -139,6 +139,21 @@ def test_a_bar_before_the_latest_is_late(guard):
     assert judge(guard, bar(42), 130).finding == Finding.DUPLICATE
 
 
+def test_a_feed_is_asked_from_the_first_bar_that_is_missing_among_the_latest(guard):
+    assert guard.seen(["TSLA", "NONE"]) == {"TSLA": at(40)}
+    judge(guard, bar(41))
+    judge(guard, bar(43))
+    assert guard.seen(["TSLA"]) == {"TSLA": at(41)}
+    judge(guard, bar(42, close=math.nan), 120)  # what was refused came
+    assert guard.seen(["TSLA"]) == {"TSLA": at(43)}
+
+
+def test_a_ticker_that_has_no_bars_any_more_makes_no_answer_grow(guard):
+    for minute in range(41, 101):
+        judge(guard, replace(bar(minute), ticker="AAPL"))
+    assert guard.seen(["TSLA", "AAPL"]) == {"TSLA": at(71), "AAPL": at(100)}
+
+
 def test_bars_that_come_after_a_pause_only_fill_it(guard):
     now = at(50) + pd.Timedelta(seconds=3)
     found = [guard.judge(bar(minute), now).backfill for minute in range(41, 51)]

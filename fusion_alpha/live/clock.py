@@ -116,6 +116,12 @@ class Hours:
         self._cover(time)
         return self._closes[_after(self._closes, time) - 1]
 
+    def closes(self, last: pd.Timestamp, n: int) -> pd.DatetimeIndex:
+        """The last `n` bar ends up to `last`."""
+        self._cover(last)
+        end = _after(self._closes, last)
+        return self._closes[max(end - n, 0) : end]
+
     def bars_between(self, earlier: pd.Timestamp, later: pd.Timestamp) -> int:
         """How many bars end in (earlier, later]."""
         self._cover(earlier)

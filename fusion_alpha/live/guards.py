@@ -12,6 +12,7 @@ import math
 import os
 import struct
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 _RETURNS = 60  # trailing log returns whose standard deviation a jump is measured in
 _LEAST = 20  # returns before that is known
 _FLOOR = 1e-4  # of that deviation: a quiet name may move by ten basis points
+_BACK = 30  # bars among which one that is missing is asked for again
 _KEPT_FILES, _KEPT_BYTES = 1000, 256 << 20  # of quarantined answers
 
 
@@ -131,6 +133,25 @@ class BarGuard:
     def last_close(self, ticker: str) -> pd.Timestamp | None:
         """Close of the ticker's latest good bar."""
         return self._ticker(ticker).last_close
+
+    def seen(self, tickers: Iterable[str]) -> dict[str, pd.Timestamp]:
+        """Of each ticker with bars, the close after which a feed should be asked: that of its latest good bar; where
+        one of the `_BACK` bars before it never came, of the bar before that. Nobody is asked for further back than
+        `_BACK` bars of the ticker that is furthest, so that one without bars makes no answer grow.
+        """
+        latest = {name: close for name in tickers if (close := self.last_close(name)) is not None}
+        if not latest:
+            return {}
+        before = {close: self._hours.closes(close, _BACK) for close in set(latest.values())}
+        oldest = before[max(latest.values())][0]
+        moments = {close: closes.as_unit("ns").asi8.tolist() for close, closes in before.items()}
+        found = {}
+        for name, close in latest.items():
+            ticker = self._ticker(name)
+            came = [at in ticker.known or at in ticker.refused for at in moments[close]]  # a refused bar has come
+            hole = came.index(False, 1) if False in came[1:] else None
+            found[name] = max(close if hole is None else before[close][hole - 1], oldest)
+        return found
 
     def _forget(self, ticker: _Ticker, limit: int) -> None:
         """Keep the latest closes alone where there are more than `limit`."""

@@ -8,8 +8,9 @@
                     "is_repost": false}]}
 
 Times are ISO 8601 with an offset. `adj_close` may be left out: no split and no dividend then. `since` is the newest bar
-close that has come of every ticker, so that what a pause missed is asked for again. `headlines` may be left out. An
-entry that is not of this form is refused alone, and the bytes are kept; the Date header is the server's clock.
+close up to which nothing is missing of any ticker, so that what a pause missed is asked for again. `headlines` may be
+left out. An entry that is not of this form is refused alone, and the bytes are kept; the Date header is the server's
+clock.
 """
 
 import email.utils

@@ -307,8 +307,7 @@ class Router:
                 self._write(Entry("late_news", about, ("late_news", item.ticker, item.news_id)))
 
     def _tell_feed(self) -> None:
-        closes = {ticker: self._guard.last_close(ticker) for ticker in self.tickers}
-        self.parts.feed.seen({ticker: close for ticker, close in closes.items() if close is not None})
+        self.parts.feed.seen(self._guard.seen(self.tickers))
 
     def _due(self) -> None:
         """Deal with the bars that are complete, or whose time of grace is over, oldest first."""

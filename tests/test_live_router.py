@@ -186,15 +186,37 @@ def test_the_journal_never_repeats_a_key(whole):
     assert len(keys) == len(set(keys))
 
 
-def changed(world, close_number: int, **quotes: float) -> History:
-    """What follows the history, with TSLA's bar of that number changed."""
+def changed(world, close_number: int, ticker: str = "TSLA", **quotes: float) -> History:
+    """What follows the history, with a ticker's bar of that number changed."""
     rest = world[2]
     prices = rest.prices.copy()
     close = sorted(prices["bar_close_utc"].unique())[close_number]
-    row = (prices["ticker"] == "TSLA") & (prices["bar_close_utc"] == close)
+    row = (prices["ticker"] == ticker) & (prices["bar_close_utc"] == close)
     for name, value in quotes.items():
         prices.loc[row, name] = value
     return History(prices, rest.news)
+
+
+def test_a_held_ticker_without_a_signal_is_closed_by_the_decision_on_the_others(world, engine, whole, tmp_path):
+    def books(path):
+        return [data["book"] for _, _, data in said_by(path, "bar")]
+
+    ticker = next(iter(books(whole)[3]["weights"]))
+    path = tmp_path / "live.log"
+    route(world, engine, path, table_feed(world, changed(world, 3, ticker, close=np.nan)))
+    said = [data for _, _, data in said_by(path, "no_signal") if data["ticker"] == ticker]
+    assert [one["reason"] for one in said] == [
+        "no bar",
+        "halted: waiting for good bars",
+        "halted: waiting for good bars",
+    ]
+    assert said[0]["held"] != 0
+    assert said[0]["weight"] == 0
+    assert said[0]["action"] in ("buy", "sell")
+    kept, *closed = books(path)[3:]
+    assert kept["orders"][-1]["weights"][ticker] == 0
+    assert ticker in kept["weights"]
+    assert all(ticker not in book["weights"] for book in closed)
 
 
 @pytest.mark.parametrize("quotes", [{"close": np.nan}, {"low": -1.0}, {"high": 0.01}, {"adj_close": 1e6}])

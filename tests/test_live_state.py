@@ -1,16 +1,21 @@
 """The router's rows are the batch layers' rows: bit for bit in what the model reads."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from live_market import daily, minutes, tables
 
+from fusion_alpha import contradiction, panel, samples, technical
 from fusion_alpha import tables as stored
 from fusion_alpha.live import feed
 from fusion_alpha.live.feed import History
 from fusion_alpha.live.state import News, State
 from fusion_alpha.live.texts import Texts
+from fusion_alpha.text import text_hash
 
 STEPS = 8
 NAMES = ("panel", "news_bars", "technical", "contradiction")
@@ -29,8 +34,8 @@ def market(request, tmp_path_factory):
 def items(news: pd.DataFrame, texts: Texts) -> list[News]:
     made = []
     for one in feed.headlines(news):
-        news_id, _, name = texts.take(one)
-        made.append(News(one.ticker, news_id, one.published_utc, name, one.is_repost))
+        news_id, text = texts.cleaned(one)
+        made.append(News(one.ticker, news_id, one.published_utc, text_hash(text), one.is_repost))
     return made
 
 
@@ -142,3 +147,73 @@ def test_the_clock_is_the_panels(market):
     assert fill == state._hours.fill(decided)
     with pytest.raises(KeyError):
         state.clock(close + pd.Timedelta(seconds=1))
+
+
+def pipeline(market, prices: pd.DataFrame, folder) -> tuple[pd.DataFrame, samples.Samples]:
+    """The batch layers of the pipeline on history and these prices, through files, as the stages run them."""
+    cfg, history, rest, texts = market
+    prices = pd.concat([history.prices, prices]).sort_values(["ticker", "bar_close_utc"], ignore_index=True)
+    end = prices["bar_close_utc"].max()
+    news = pd.concat([history.news, rest.news[rest.news["published_utc"] < end]])
+    whole = panel.build(prices, stored.empty("benchmark"), cfg)
+    paths = [
+        stored.write(name, table, folder / f"{name}.parquet") for name, table in (("news", news), ("panel", whole))
+    ]
+    joined = panel.join_news(*paths, panel.news_since(whole, cfg))
+    joined = stored.read("news_bars", stored.write("news_bars", joined, folder / "news_bars.parquet"))
+    text = texts.vectors.table(joined["text_hash"].unique().tolist())
+    sectors = technical.read_sectors(Path(cfg.technical.sectors))
+    frames = {
+        "panel": whole,
+        "news_bars": joined,
+        "technical": technical.build(whole, cfg.technical, sectors=sectors),
+        "text": text,
+        "contradiction": contradiction.build(whole, joined, text, cfg.contradiction),
+    }
+    return whole, samples.build(frames, cfg)
+
+
+@pytest.mark.parametrize("features", [["basic"], ["basic", "market", "sector", "adx_14", "macd_12_26"]])
+def test_bar_by_bar_equals_the_batch_pipeline_through_a_late_bar_a_revision_and_a_gap(market, features, tmp_path):
+    cfg, history, rest, texts = market
+    cfg = replace(cfg, model=replace(cfg.model, features=features), live=replace(cfg.live, window_bars=700))
+    every = sorted(rest.prices["bar_close_utc"].unique())[:30]
+    prices = rest.prices[rest.prices["bar_close_utc"].isin(every)]
+    gap = (prices["ticker"] == "TSLA") & prices["bar_close_utc"].between(every[3], every[7])
+    known = prices[~gap].reset_index(drop=True)
+    close = known["bar_close_utc"]
+    late = (known["ticker"] == "NVDA") & (close == every[12])  # comes with the bar of every[17]
+    market = (cfg, history, rest, texts)
+    before, after = (pipeline(market, part, tmp_path)[1] for part in (known[~late], known))
+    state = State(history, texts.vectors, cfg)
+    compared = 0
+    for number, now in enumerate(every):
+        state.add_news(*items(rest.news[rest.news["published_utc"] < now], texts))
+        state.add(now, feed.bars(known[~late & (close == now)]))
+        if number == 17:
+            state.add(every[12], feed.bars(known[late]))
+        if number == 20:  # a revision: what is known stays
+            state.add(every[19], [replace(bar, close=bar.close * 2) for bar in feed.bars(known[close == every[19]])])
+        whole = after if number >= 17 else before
+        keys = whole.rows["ticker"].where(whole.rows["bar_close_utc"] == now)
+        found, rows = state.samples(now, state.tickers)
+        names = found.rows["ticker"].iloc[rows].tolist()
+        theirs = np.array([np.flatnonzero(keys == name)[0] for name in names])
+        assert names == sorted(set(keys.dropna()[whole.usable[keys.notna()]]))
+        require_same_tokens(found, rows, whole, theirs)
+        compared += len(rows)
+    assert compared == 3 * 30 - 5 - 1
+
+
+def require_same_tokens(mine, rows, theirs, others) -> None:
+    """What a network sees of the rows, to the bit; under a mask it sees nothing."""
+    np.testing.assert_array_equal(mine.volatility[rows], theirs.volatility[others])
+    assert mine.feature_names == theirs.feature_names
+    ours, expected = mine.gather(rows), theirs.gather(others)
+    for mask, names in (("session_mask", ("sessions", "score")), ("news_mask", ("news", "news_features", "news_lag"))):
+        tokens = getattr(ours, mask)
+        assert torch.equal(tokens, getattr(expected, mask))
+        for name in names:
+            one, other = (getattr(part, name)[tokens].nan_to_num(-7) for part in (ours, expected))
+            assert torch.equal(one, other), name
+    assert ours.news_mask.any()

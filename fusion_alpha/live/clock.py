@@ -10,12 +10,13 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fusion_alpha import sessions
 from fusion_alpha.config import Config
 
 _SPAN = pd.Timedelta(days=30)  # of calendar that is looked up at a time
-_MARGIN = pd.Timedelta(days=14)  # longer than any closure of an exchange
+_MARGIN = 15 * 86_400_000_000  # microseconds, longer than any closure of an exchange
 
 
 class Clock(Protocol):
@@ -96,25 +97,24 @@ class Hours:
     def __init__(self, cfg: Config) -> None:
         self._exchange, self._minutes = cfg.data.exchange, cfg.bar_minutes
         self.daily = cfg.bar_minutes is None
-        self._first = self._last = pd.Timestamp(0)
-        self._opens = self._closes = pd.DatetimeIndex([], tz="UTC")
-        self._sessions = pd.DatetimeIndex([])
+        self._first = self._last = 0  # days that are looked up, as instants
+        self._opens = self._closes = self._sessions = np.zeros(0, np.int64)
 
     def is_close(self, time: pd.Timestamp) -> bool:
         """Does a bar of the calendar end then?"""
-        self._cover(time)
-        place = _from(self._closes, time)
-        return bool(place < len(self._closes) and self._closes[place] == time)
+        at = self._cover(time)
+        place = _from(self._closes, at)
+        return bool(place < len(self._closes) and self._closes[place] == at)
 
     def next_close(self, time: pd.Timestamp) -> pd.Timestamp:
         """The first bar end after `time`."""
-        self._cover(time)
-        return self._closes[_after(self._closes, time)]
+        at = self._cover(time)
+        return instant(self._closes[_after(self._closes, at)])
 
     def last_close(self, time: pd.Timestamp) -> pd.Timestamp:
         """The last bar end at or before `time`."""
-        self._cover(time)
-        return self._closes[_after(self._closes, time) - 1]
+        at = self._cover(time)
+        return instant(self._closes[_after(self._closes, at) - 1])
 
     def closes(self, last: pd.Timestamp, n: int) -> pd.DatetimeIndex:
         """The last `n` bar ends up to `last`."""
@@ -124,59 +124,78 @@ class Hours:
 
     def bars_between(self, earlier: pd.Timestamp, later: pd.Timestamp) -> int:
         """How many bars end in (earlier, later]."""
-        self._cover(earlier)
-        self._cover(later)
-        return _after(self._closes, later) - _after(self._closes, earlier)
+        start, end = self._cover(earlier), self._cover(later)
+        return _after(self._closes, end) - _after(self._closes, start)
 
     def open_of(self, close: pd.Timestamp) -> pd.Timestamp:
         """Where the bar that ends at `close` begins."""
-        self._cover(close)
-        return self._opens[_from(self._closes, close)]
+        at = self._cover(close)
+        return instant(self._opens[_from(self._closes, at)])
 
     def session(self, close: pd.Timestamp) -> pd.Timestamp:
         """The session of the bar that ends at `close`."""
-        self._cover(close)
-        return self._sessions[_from(self._closes, close)]
+        at = self._cover(close)
+        return instant(self._sessions[_from(self._closes, at)]).tz_localize(None)
 
     def session_bars(self, close: pd.Timestamp) -> int:
         """How many bars the session of the bar that ends at `close` has."""
-        return int((self._sessions == self.session(close)).sum())
+        at = self._cover(close)
+        return int((self._sessions == self._sessions[_from(self._closes, at)]).sum())
 
     def fill(self, decided: pd.Timestamp) -> pd.Timestamp:
         """The first bar open at or after `decided`, as panel.clock has it."""
-        self._cover(decided)
-        return self._opens[_from(self._opens, decided)]
+        at = self._cover(decided)
+        return instant(self._opens[_from(self._opens, at)])
 
     def next_open(self, time: pd.Timestamp) -> pd.Timestamp:
         """The first bar open after `time`."""
-        self._cover(time)
-        return self._opens[_after(self._opens, time)]
+        at = self._cover(time)
+        return instant(self._opens[_after(self._opens, at)])
 
     def is_open(self, time: pd.Timestamp) -> bool:
         """Is a session going on?"""
-        self._cover(time)
-        place = _after(self._opens, time) - 1
-        return bool(place >= 0 and time < self._closes[place])
+        at = self._cover(time)
+        place = _after(self._opens, at) - 1
+        return bool(place >= 0 and at < self._closes[place])
 
-    def _cover(self, time: pd.Timestamp) -> None:
+    def _cover(self, time: pd.Timestamp) -> int:
+        """Look up the calendar around `time` where that is not done; returns its microseconds."""
+        at = microseconds(time)
+        if self._first + _MARGIN <= at < self._last - _MARGIN:
+            return at
         day = time.tz_localize(None).normalize()
-        if self._first <= day - _MARGIN and day + _MARGIN <= self._last:
-            return
         first, last = day - _SPAN, day + _SPAN
         if self._first != self._last:  # never less than before: two instants may be asked for in turn
-            first, last = min(first, self._first), max(last, self._last)
+            first, last = min(first, _naive(self._first)), max(last, _naive(self._last))
         table = sessions.bars(self._exchange, first, last, self._minutes)
-        self._opens, self._closes = (pd.DatetimeIndex(table[f"bar_{edge}_utc"]) for edge in ("open", "close"))
-        self._sessions = pd.DatetimeIndex(table["session"])
-        self._first, self._last = first, last
-        assert np.all(np.diff(self._closes.asi8) > 0)
+        columns = ("bar_open_utc", "bar_close_utc", "session")
+        self._opens, self._closes, self._sessions = (
+            table[name].to_numpy("datetime64[us]").astype(np.int64) for name in columns
+        )
+        self._first, self._last = microseconds(first), microseconds(last)
+        assert np.all(np.diff(self._closes) > 0)
+        return at
 
 
-def _from(times: pd.DatetimeIndex, time: pd.Timestamp) -> int:
-    """Place of the first of `times` at or after `time`."""
-    return int(times.searchsorted(time))
+def microseconds(time: pd.Timestamp) -> int:
+    """Since the epoch; of a day without a zone, its midnight in UTC."""
+    return int(time.value) // 1000
 
 
-def _after(times: pd.DatetimeIndex, time: pd.Timestamp) -> int:
-    """Place of the first of `times` after `time`."""
-    return int(times.searchsorted(time, side="right"))
+def instant(count: int) -> pd.Timestamp:
+    """The instant of that many microseconds since the epoch, in UTC."""
+    return pd.Timestamp(int(count), unit="us", tz="UTC").as_unit("us")
+
+
+def _naive(count: int) -> pd.Timestamp:
+    return instant(count).tz_localize(None)
+
+
+def _from(times: NDArray[np.int64], at: int) -> int:
+    """Place of the first of `times` at or after `at`."""
+    return int(times.searchsorted(at))
+
+
+def _after(times: NDArray[np.int64], at: int) -> int:
+    """Place of the first of `times` after `at`."""
+    return int(times.searchsorted(at, side="right"))

@@ -5,10 +5,11 @@ What a bar leads to is written in one piece before anything is sent: its fills, 
 after the last `bar` record; what stood after it is decided again, to the same records under the same keys.
 
 A signal is given when nothing is wrong: the bar is whole, possible and in time, its texts are embedded, the ticker is
-not halted, clocks agree, nobody has pulled the kill switch, and the disk takes the record. Tickers without a signal
-keep their positions.
+not halted, clocks agree, nobody has pulled the kill switch, and the disk takes the record. As in the backtest, a ticker
+that is held and has no signal is closed by a decision on others; where nothing is decided the book is left alone.
 """
 
+import gc
 import logging
 import threading
 import time
@@ -29,7 +30,7 @@ from fusion_alpha.live.guards import REFUSED, BarGuard, Finding, SkewGuard
 from fusion_alpha.live.journal import Entry, Journal, JournalError, Record, latched
 from fusion_alpha.live.model import Engine, config_sha256
 from fusion_alpha.live.monitor import Metrics
-from fusion_alpha.live.state import News, State
+from fusion_alpha.live.state import State
 from fusion_alpha.live.switch import KillSwitch
 from fusion_alpha.live.texts import Texts
 from fusion_alpha.tables import schema
@@ -63,6 +64,15 @@ class Parts:
     broker: Broker
     switch: KillSwitch
     metrics: Metrics = field(default_factory=Metrics)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one bar leads to: what is said of each ticker that is predicted, of others that are held, and the order."""
+
+    said: dict[str, dict[str, Any]]
+    closed: dict[str, dict[str, Any]]
+    order: Order
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,6 @@ class Router:
         self._arrived: dict[pd.Timestamp, float] = {}  # when a group's first bar came, monotonic
         self._behind: set[pd.Timestamp] = set()  # groups that came after their time
         self._polled: pd.Timestamp | None = None
-        self._arriving: list[News] = []
         self._failures = 0
         self._said: dict[str, str] = {}
         self._steps: dict[str, float] = {}  # seconds of each step of the bar that is dealt with
@@ -115,17 +124,22 @@ class Router:
                 self._start()
             while not (self.stop.is_set() or self._done):
                 now = self.parts.clock.now()
+                polled = None
                 if self._worth_asking(now):
                     with self._interruptible():
                         polled = self.parts.feed.poll(now)
                     self._polled = now
-                    self._take(polled, self.parts.clock.now())
-                self._settle_texts()
-                self._due()
+                with self.parts.texts.held():
+                    if polled is not None:
+                        self._take(polled, self.parts.clock.now())
+                    self._settle_texts()
+                    self._due()
                 self._watch(self.parts.clock.now())
                 self._pause()
         except Stopped:
             log.info("stopping")
+        finally:
+            gc.unfreeze()
         self._write(Entry("stop", {"reason": "signal" if self.stop.is_set() else "done"}))
         return OK if self.failed is None else BROKEN
 
@@ -201,7 +215,17 @@ class Router:
             log.error("the kill switch is latched (%s); no signals until --release", self.latched)
         self._report_latch()
         self._tell_feed()
+        self._warm_up(history.prices["bar_close_utc"].max())
         self._take(polled, parts.clock.now())
+
+    def _warm_up(self, close: pd.Timestamp) -> None:
+        """Go the way of a bar once, to no effect: what first use compiles or loads is not missing at the first bar."""
+        data, rows = self._state.samples(close, self.tickers)
+        if len(rows):
+            found = self.parts.engine.predict(data, rows).assign(ticker=data.rows["ticker"].iloc[rows].tolist())
+            decide(found.assign(decided_utc=close), self.parts.cfg, held=pd.Series(dtype="float64"))
+        gc.collect()
+        gc.freeze()  # tables and models are not looked through for garbage while a bar waits
 
     def _caught_up(self) -> tuple[History, Polled]:
         """History with what the feed has of the time before the resume point, and the rest of its answer."""
@@ -238,7 +262,7 @@ class Router:
         news = self.parts.history.news
         rows = []
         for item in items:
-            news_id, text, _ = self.parts.texts.take(item)
+            news_id, text = self.parts.texts.cleaned(item)
             known = {"news_id": news_id, "ticker": item.ticker, "published_utc": item.published_utc, "text": text}
             rows.append(known | {"source": self.parts.feed.name, "is_repost": item.is_repost})
         made = pd.DataFrame(rows, columns=list(schema("news").columns)).astype(news.dtypes.to_dict())
@@ -255,14 +279,14 @@ class Router:
         self._say("clock", verdict, {"skew_s": self._skew.skew_s}, quiet="ok")
         for item in polled.headlines:
             if item.ticker in self._state.tickers:
-                news_id, _, name = self.parts.texts.take(item)
-                self._arriving.append(News(item.ticker, news_id, item.published_utc, name, item.is_repost))
+                self.parts.texts.take(item)
+        received = time.monotonic()
         for bar in polled.bars:
-            self._judge(self._guard.adjusted(bar), now)
+            self._judge(self._guard.adjusted(bar), now, received)
         if polled.bars:
             self._tell_feed()
 
-    def _judge(self, bar: Bar, now: pd.Timestamp) -> None:
+    def _judge(self, bar: Bar, now: pd.Timestamp, received: float) -> None:
         verdict = self._guard.judge(bar, now)
         self.parts.metrics.bars.labels(verdict.finding).inc()
         numbers = {name: value for name, value in asdict(bar).items() if name not in ("ticker", "close_utc")}
@@ -275,7 +299,7 @@ class Router:
             self._write(Entry("revised", about | {"bar": numbers}, (*key, repr(sorted(numbers.items())))))
         elif verdict.finding in (Finding.GOOD, Finding.LATE):
             self._groups.setdefault(bar.close_utc, {})[bar.ticker] = bar
-            self._arrived.setdefault(bar.close_utc, time.monotonic())
+            self._arrived.setdefault(bar.close_utc, received)
             if verdict.backfill:
                 self._behind.add(bar.close_utc)
 
@@ -296,11 +320,9 @@ class Router:
         self._say("feed", state if worst is None else f"{state}: {worst.kind}", detail, quiet="ok")
 
     def _settle_texts(self) -> None:
-        """Hand embedded items to the tables."""
-        missing = set(self.parts.texts.missing({item.text_hash for item in self._arriving}))
-        ready = [item for item in self._arriving if item.text_hash not in missing]
-        self._arriving = [item for item in self._arriving if item.text_hash in missing]
+        """Hand items whose texts are embedded to the tables."""
         self.parts.metrics.queue.set(self.parts.texts.queued)
+        ready = self.parts.texts.ready()
         for item, close in zip(ready, self._state.add_news(*ready), strict=True):
             if close is not None:
                 about = {"ticker": item.ticker, "news_id": item.news_id, "close_utc": close.isoformat()}
@@ -344,8 +366,8 @@ class Router:
         reasons = {name: self._why_not(name, close, bars, waited) for name in self.tickers}
         wanted = [name for name in self.tickers if reasons[name] is None]
         in_time = parts.clock.now() <= self._guard.deadline(close)  # else what was missed is caught up quickly
-        said, order = self._decision(close, decided, fill, wanted) if in_time else ({}, None)
-        self._emit(close, reasons, entries, said, order, began)
+        decision = self._decision(close, decided, fill, wanted) if in_time else None
+        self._emit(close, reasons, entries, decision, began)
         self._last = close
         self._behind.discard(close)
         parts.metrics.last_bar.set(close.timestamp())
@@ -354,12 +376,13 @@ class Router:
 
     def _texts_of(self, close: pd.Timestamp) -> bool:
         """Are the texts of the bar in the tables, after some patience?"""
-        names = [item.text_hash for item in self._arriving if item.published_utc < self._cutoff(close)]
-        if names:
+        texts, cutoff = self.parts.texts, self._cutoff(close)
+        done = not texts.missing(cutoff)
+        if not done:
             with self._interruptible(), self._step("texts"):
-                self.parts.texts.wait(names, _TEXT_PATIENCE_S)
-            self._settle_texts()
-        return not any(item.published_utc < self._cutoff(close) for item in self._arriving)
+                done = texts.wait(cutoff, _TEXT_PATIENCE_S)
+        self._settle_texts()
+        return done
 
     def _cutoff(self, close: pd.Timestamp) -> pd.Timestamp:
         return close - pd.Timedelta(seconds=self.parts.cfg.target.news_delay_s)
@@ -392,59 +415,62 @@ class Router:
 
     def _decision(
         self, close: pd.Timestamp, decided: pd.Timestamp, fill: pd.Timestamp, tickers: list[str]
-    ) -> tuple[dict[str, dict[str, Any]], Order | None]:
-        """What is said of each ticker that can be predicted, and the order that follows."""
+    ) -> Decision | None:
+        """What follows for the tickers that can be predicted and for those that are held; None without a prediction."""
         with self._step("samples"):
             data, rows = self._state.samples(close, tickers)
         if not len(rows):
-            return {}, None
+            return None
         with self._step("predict"):
             found = self.parts.engine.predict(data, rows)
         names = data.rows["ticker"].iloc[rows].tolist()
-        found = found.assign(ticker=names, decided_utc=decided)
         with self._step("decide"):
             held = self.parts.broker.held()
-            held = held[held.index.isin(names)]
-            weights = decide(found, self.parts.cfg, held=held)
-        said = {}
-        for row in found.to_dict("records"):
-            name = str(row.pop("ticker"))
-            before, weight = float(held.get(name, 0.0)), float(weights[name])
+            weights = decide(found.assign(ticker=names, decided_utc=decided), self.parts.cfg, held=held)
+        moves = {}
+        for name, weight in zip(weights.index, weights.tolist(), strict=True):
+            before = float(held.get(name, 0.0))
             change = weight - before
             action = "hold" if abs(change) < _NO_CHANGE else "buy" if change > 0 else "sell"
-            told = {str(column): value for column, value in row.items()}
-            said[name] = told | {"decided_utc": decided.isoformat(), "held": before, "weight": weight, "action": action}
-        order = Order(decided.isoformat(), fill.isoformat(), {name: float(weights[name]) for name in names})
-        return said, order
+            moves[str(name)] = {"held": before, "weight": weight, "action": action}
+        columns = {str(name): found[name].tolist() for name in found}
+        said = {
+            name: dict(zip(columns, row, strict=True)) | {"decided_utc": decided.isoformat()} | moves[name]
+            for name, *row in zip(names, *columns.values(), strict=True)
+        }
+        order = Order(decided.isoformat(), fill.isoformat(), {name: move["weight"] for name, move in moves.items()})
+        closed = {name: move for name, move in moves.items() if name not in said}
+        return Decision(said, closed, order)
 
     def _emit(
         self,
         close: pd.Timestamp,
         reasons: dict[str, str | None],
         entries: list[Entry],
-        said: dict[str, dict[str, Any]],
-        order: Order | None,
+        decision: Decision | None,
         began: float,
     ) -> None:
         """Write the bar down, then send. Checked last, so that nothing that happened meanwhile is missed."""
         blocked = self._blocked(close)
+        decision = None if blocked else decision
         latency = time.monotonic() - began
         timing: dict[str, Any] = {"at_utc": pd.Timestamp.now("UTC").isoformat(), "latency_s": round(latency, 6)}
         steps = {name: round(seconds, 6) for name, seconds in self._steps.items()}
+        ended = close.isoformat()
         for name in self.tickers:
-            about = {"ticker": name, "close_utc": close.isoformat()}
-            key = (name, close.isoformat(), *self._key)
-            reason = reasons[name] or blocked or (None if name in said else "warm-up")
+            reason = reasons[name] or blocked or (None if decision and name in decision.said else "warm-up")
             kind = "stale" if reason in (STALE, LATE) else "signal" if reason is None else "no_signal"
-            data = said[name] if reason is None else {"reason": reason}
-            if name in reasons and reasons[name] != "no bar":
+            data: dict[str, Any] = {"reason": reason} | (decision.closed.get(name, {}) if decision else {})
+            if decision and reason is None:
+                data = decision.said[name]
+            if reasons[name] != "no bar":
                 data = data | self._state.row(name, close)
-            entries.append(Entry(kind, about | data, key, timing))
+            entries.append(Entry(kind, {"ticker": name, "close_utc": ended} | data, (name, ended, *self._key), timing))
             self.rows[name] = Row(close, data, latency)
-        order = None if blocked else order
+        order = decision.order if decision else None
         book = self.parts.broker.after(order)
-        state = {"close_utc": close.isoformat(), "equity": self.parts.broker.equity(), "book": book}
-        entries.append(Entry("bar", state, ("bar", close.isoformat(), *self._key), timing | {"steps_s": steps}))
+        state = {"close_utc": ended, "equity": self.parts.broker.equity(), "book": book}
+        entries.append(Entry("bar", state, ("bar", ended, *self._key), timing | {"steps_s": steps}))
         self._write(*entries)
         if order is not None and self.failed is None:
             self.parts.broker.send(order)

@@ -1,50 +1,60 @@
-"""The router's tables: history through the batch layers once, then a row at a time by the same functions.
+"""The router's tables: history through the batch layers once, then a row at a time, in arrays.
 
 What a bar adds to each table is what the batch layers would write for it:
 
-    panel           panel.adjust over the ticker's first, previous and new bar; panel.clock, target and roles of the row
+    panel           quotes adjusted by the ticker's factor, the clock of its bar from the calendar
     news_bars       an item belongs to the first bar whose cutoff is after its publication
-    technical       indicators of fusion_alpha.indicators on the last `live.window_bars` bars; technical.cross_sections
-    contradiction   sentiment, null, standardised score and severity by the functions of contradiction and nulls
+    technical       indicators of fusion_alpha.indicators on the last bars; technical.cross_sections
+    contradiction   sentiment, null, standardised score and severity (fusion_alpha/live/rolling.py)
 
-Samples are built by `samples.build` on the tail of these tables. Indicators that the model does not read stay null. A
-bar or an item that comes late makes the rows from its time on be computed again.
+and `samples` takes its windows from them as `samples.build` does from whole tables. Indicators that the model does not
+read are not computed. A bar or an item that comes late makes the rows from its time on be computed again.
 """
 
-import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from fusion_alpha import contradiction, nulls, panel, samples, tables, technical
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
-from fusion_alpha.indicators import WHITELIST, Indicator
+from fusion_alpha.indicators import WHITELIST
+from fusion_alpha.live import rolling
 from fusion_alpha.live.broker import Quote
-from fusion_alpha.live.clock import Hours
-from fusion_alpha.live.feed import Bar, History
-from fusion_alpha.live.texts import Vectors
+from fusion_alpha.live.clock import Hours, instant, microseconds
+from fusion_alpha.live.feed import QUOTES, Bar, History
+from fusion_alpha.live.tail import Tail
+from fusion_alpha.live.texts import News, Vectors
 from fusion_alpha.samples import Samples
-from fusion_alpha.tables import BAR_KEY
+from fusion_alpha.text import text_hash
 
+Floats = NDArray[np.float64]
+PRICES = ("open", "high", "low", "close", "volume", "adjustment", "ret")  # of the panel
+SCORES = ("n_news", "s", "z_s", "z_r", "cs", "severity", "p_touch_high", "p_touch_low", "null_drawdown")
+_TIMES = ("bar_close_utc", "session", "cutoff_utc", "decided_utc", "fill_utc", "label_end_utc")
+_S, _CS = SCORES.index("s"), SCORES.index("cs")
+_CLOSE, _CUTOFF, _DECIDED = (_TIMES.index(name) for name in ("bar_close_utc", "cutoff_utc", "decided_utc"))
 _NO_MOVEMENTS = tables.empty("benchmark")
-_PRICES = list(tables.schema("prices").columns)
-_PANEL = list(tables.schema("panel").columns)
-_MARGIN = 20  # bars beyond what a window needs, for tickers that miss some
+_MARGIN = 60  # bars beyond what a window needs: so far back rows can be computed again
 
 
 @dataclass(frozen=True)
-class News:
-    """An item ready for the tables: no personal data, its text known by its hash."""
+class BarNews:
+    """The items of one ticker's bar, in the order of samples: by publication, then by name."""
 
-    ticker: str
-    news_id: str
-    published_utc: pd.Timestamp
-    text_hash: str
-    is_repost: bool
+    items: list[News]
+    order: NDArray[np.int64]  # [k], by name alone: the order in which sentiment is added up
+    age_hours: Floats  # [k]
+    hours: Floats  # [k], publication
+    flags: NDArray[np.float32]  # [k, 4], samples.NEWS_FEATURES without the age
+    embeddings: NDArray[np.float16]  # [k, D]
+    shares: Floats  # [k, 3]
 
 
 class State:
@@ -54,290 +64,474 @@ class State:
         """Run the history through the batch layers. vectors: of every text in it."""
         self._cfg, self._vectors, self._hours = cfg, vectors, Hours(cfg)
         self._sectors = technical.read_sectors(Path(cfg.technical.sectors).expanduser())
-        self._items = _needed(cfg)
+        self._wanted = samples.technical_features(cfg.model.features)
+        across = {item.name: item.of for item in technical.CROSS_SECTIONS if item.name in self._wanted}
+        self._items = [item for item in WHITELIST if item.name in {*self._wanted, *across.values()}]
+        self._across = bool(across)
         rules = cfg.contradiction
-        self._keep = (
-            max(cfg.live.window_bars, rules.severity_bars, 2 * rules.window_bars, rules.null_sessions) + _MARGIN
-        )
+        self._keep = max(cfg.live.window_bars, rules.severity_bars, rules.window_bars, rules.null_sessions) + _MARGIN
         if max(item.warmup for item in self._items) >= cfg.live.window_bars:
             raise InputError(
                 f"parameter live.window_bars = {cfg.live.window_bars}",
                 rule="more than the longest warm-up of the model's features",
                 remedy="raise it",
             )
-        whole = panel.build(history.prices, _NO_MOVEMENTS, cfg)
-        news_bars = _news_bars(history.news, whole, cfg)
-        text = vectors.table(news_bars["text_hash"].unique().tolist())
-        found = {
-            "panel": whole[_PANEL],
-            "technical": technical.build(whole, cfg.technical, sectors=self._sectors),
-            "contradiction": contradiction.build(whole, news_bars, text, rules),
-        }
-        self.tickers = sorted(whole["ticker"].unique())
-        self._first = {str(name): rows.head(1) for name, rows in history.prices.groupby("ticker")}
-        self._prices = {str(name): rows.tail(self._keep) for name, rows in history.prices.groupby("ticker")}
-        self._tables = {name: self._per_ticker(table) for name, table in found.items()}
-        oldest = {ticker: rows["bar_close_utc"].iloc[0] for ticker, rows in self._tables["panel"].items()}
-        recent = news_bars["bar_close_utc"] >= news_bars["ticker"].map(oldest)
-        recently = dict(iter(news_bars[recent].groupby("ticker")))
-        self._news = {ticker: recently.get(ticker, news_bars.iloc[:0]) for ticker in self.tickers}
-        self._pending: list[News] = []
-        self._known = set(zip(news_bars["ticker"], news_bars["news_id"], strict=True))
+        if cfg.target.session_rule != "cutoff":
+            raise InputError(
+                f"parameter target.session_rule = {cfg.target.session_rule!r}",
+                rule="the router decides at a bar's close: cutoff",
+            )
+        self._load(history)
 
     def last_close(self, ticker: str) -> pd.Timestamp:
-        return self._prices[ticker]["bar_close_utc"].iloc[-1]
+        return instant(self._quotes[ticker]["times"][-1, _CLOSE])
 
     def table(self, name: str) -> pd.DataFrame:
-        """The rows that are held of a table, in key order."""
-        parts = self._news if name == "news_bars" else self._tables[name]
-        return pd.concat(parts.values(), ignore_index=True)
+        """The rows that are held of a table, in key order, for tests and for people; of features what is computed."""
+        if name == "news_bars":
+            return self._news_table()
+        held = [self._rows[ticker] for ticker in self.tickers]
+        owner = np.repeat(np.array(self.tickers, object), [len(rows) for rows in held])
+        times = np.concatenate([rows["times"] for rows in held])
+        frame = pd.DataFrame({"ticker": pd.Series(owner, dtype="str")})
+        for number, column in enumerate(_TIMES if name == "panel" else _TIMES[:1]):
+            frame[column] = _utc(times[:, number])
+        columns = {"panel": PRICES, "technical": self._wanted, "contradiction": SCORES}[name]
+        frame[list(columns)] = np.concatenate([rows[name] for rows in held])
+        if name == "panel":
+            label = pd.Series(pd.NA, frame.index, dtype="boolean")
+            return frame.assign(target_ret=np.nan, target_label=label, split=panel.roles(frame, self._cfg.data))
+        if name == "contradiction":
+            rules = self._cfg.contradiction
+            kind = contradiction.kind(frame["cs"].to_numpy(), rules.tau_over, rules.tau_under)
+            return frame.assign(n_news=frame["n_news"].astype("int64"), kind=kind)
+        return frame
 
     def add_news(self, *items: News) -> list[pd.Timestamp | None]:
         """Take items; of each, the close of the decided bar that it is too late for, whose rows are computed again.
 
-        An item that is known changes nothing, and neither does one from before the tables begin.
+        An item that is known changes nothing, and neither does one whose rows cannot be computed again.
         """
         found = [self._too_late_for(item) if self._is_new(item) else None for item in items]
         late = [close for close in found if close is not None]
         if late:
             self._again(min(late))
+        return [None if close is None else instant(close) for close in found]
+
+    def add(self, close: pd.Timestamp, bars: list[Bar]) -> None:
+        """Add the bars that end at `close`, of all tickers that have one. Not after every known one: rows again.
+
+        A bar that is known changes nothing, and neither does one whose rows cannot be computed again.
+        """
+        at = microseconds(close)
+        bars = [bar for bar in bars if self._takes(bar.ticker, at)]
+        if not bars:
+            return
+        session = microseconds(self._hours.session(close))
+        late = at <= max(held["times"][-1, _CLOSE] for held in self._quotes.values())  # rows of a time belong together
+        for bar in bars:
+            held = self._quotes[bar.ticker]
+            row = {"times": (at, session), "values": [getattr(bar, name) for name in QUOTES]}
+            held.insert(int(held["times"][:, _CLOSE].searchsorted(at)), row)
+        if late:
+            self._again(at)
+        else:
+            self._extend(at, sorted(bar.ticker for bar in bars))
+
+    def span(self, ticker: str, bars: int) -> int:
+        """How many bars of the calendar the ticker's last `bars` rows stretch over; 0 where it has fewer."""
+        closes = self._quotes[ticker]["times"][:, _CLOSE]
+        if len(closes) <= bars:
+            return 0
+        return self._hours.bars_between(instant(closes[-bars - 1]), instant(closes[-1]))
+
+    def samples(self, close: pd.Timestamp, tickers: Iterable[str]) -> tuple[Samples, NDArray[np.int64]]:
+        """Samples of the tail of the tables, and the rows in it that end at `close`, are of `tickers` and usable.
+
+        The other rows are there for the windows of these; they have no news of their own look-back.
+        """
+        model, at, asked = self._cfg.model, microseconds(close), set(tickers)
+        depth = model.sessions + model.news_lookback_bars
+        held = [self._rows[ticker] for ticker in self.tickers]
+        lengths = [min(len(rows), depth) for rows in held]
+        first = np.cumsum([0, *lengths[:-1]])
+        times = np.concatenate([rows["times"][-depth:] for rows in held])
+        volatility = np.concatenate(
+            [rows["technical"][-depth:, self._wanted.index(samples.VOLATILITY)] for rows in held]
+        )
+        usable = volatility > 0
+        here = np.flatnonzero(times[:, _CLOSE] == at)
+        owner = np.repeat(np.arange(len(held)), lengths)
+        blocks = list[BarNews]()
+        count = np.zeros(len(times), np.int64)
+        for row in here:
+            ticker = self.tickers[owner[row]]
+            for number in range(max(row - model.news_lookback_bars + 1, first[owner[row]]), row + 1):
+                found = self._news[ticker].get(times[number, _CLOSE])
+                if found is not None:
+                    blocks.append(found)
+                    count[number] = len(found.items)
+        built = Samples(
+            rows=self._keys(owner, times),
+            feature_names=self._feature_names,
+            usable=usable,
+            volatility=volatility,
+            sessions=torch.from_numpy(np.concatenate([rows["features"][-depth:] for rows in held])),
+            score=torch.from_numpy(np.concatenate([rows["score"][-depth:] for rows in held])),
+            label=torch.full((len(times),), torch.nan),
+            target=torch.full((len(times),), torch.nan),
+            first=torch.from_numpy(first[owner]),
+            cutoff_hours=torch.from_numpy(_hours(times[:, _CUTOFF])),
+            **self._sample_news(blocks, count),
+            n_sessions=model.sessions,
+            n_news=model.news_tokens,
+            lookback=model.news_lookback_bars,
+            use_text=model.use_text,
+        )
+        chosen = [row for row in here if usable[row] and self.tickers[owner[row]] in asked]
+        return built, np.array(chosen, np.int64)
+
+    def clock(self, close: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """decided_utc and fill_utc of the rows that end at `close`."""
+        at = microseconds(close)
+        if not any((rows["times"][:, _CLOSE] == at).any() for rows in self._rows.values()):
+            raise KeyError(close)
+        times = self._clock(at)
+        return instant(times[_DECIDED]), instant(times[_TIMES.index("fill_utc")])
+
+    def quotes(self, close: pd.Timestamp) -> dict[str, Quote]:
+        """Adjusted open and close of the bars that end at `close`, and the mean dollar volume of the bars before."""
+        found, at = {}, microseconds(close)
+        for ticker, held in self._rows.items():
+            place = _place(held, at)
+            if place is None:
+                continue
+            before = held["panel"][max(place - self._cfg.strategy.volume_bars, 0) : place]
+            opened, close_, volume, adjustment = (
+                PRICES.index(name) for name in ("open", "close", "volume", "adjustment")
+            )
+            dollars = before[:, close_] / before[:, adjustment] * before[:, volume]
+            mean = float(dollars.mean()) if len(dollars) else np.nan
+            row = held["panel"][place]
+            found[ticker] = Quote(float(row[opened]), float(row[close_]), mean)
         return found
+
+    def row(self, ticker: str, close: pd.Timestamp) -> dict[str, float | None]:
+        """Quoted price, sentiment and contradiction score of a bar, for people; null where unknown."""
+        at = microseconds(close)
+        scores = self._rows[ticker]["contradiction"][self._rows[ticker]["times"][:, _CLOSE].searchsorted(at)]
+        quotes = self._quotes[ticker]
+        price = quotes["values"][quotes["times"][:, _CLOSE].searchsorted(at), QUOTES.index("close")]
+        values = {"price": price, "s": scores[_S], "cs": scores[_CS]}
+        return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+
+    def _load(self, history: History) -> None:
+        """The tables of a history, by the batch layers."""
+        cfg, rules = self._cfg, self._cfg.contradiction
+        whole = panel.build(history.prices, _NO_MOVEMENTS, cfg)
+        joined = joined_news(history.news, whole, cfg)
+        text = self._vectors.table(joined["text_hash"].unique().tolist())
+        scores = contradiction.build(whole, joined, text, rules)
+        features = technical.build(whole, cfg.technical, sectors=self._sectors)[self._wanted]
+        inputs = samples.contradiction_features(scores, features[samples.VOLATILITY].to_numpy("float64"))
+        everything = [features, inputs] if cfg.model.use_contradiction else [features]
+        columns = pd.concat([part.astype("float32") for part in everything], axis=1)
+        self._feature_names = tuple(map(str, columns))
+        log_moves = nulls.log_moves(whole)
+        held = {
+            "times": np.column_stack([_microseconds(whole[name]) for name in _TIMES]),
+            "panel": whole[list(PRICES)].to_numpy("float64"),
+            "moves": np.column_stack([log_moves[name] for name in rolling.MOVES]),
+            "technical": features.to_numpy("float64"),
+            "contradiction": scores[list(SCORES)].to_numpy("float64"),
+            "features": columns.to_numpy("float32"),
+            "score": scores["cs"].to_numpy("float32"),
+        }
+        quotes = {
+            "times": np.column_stack([_microseconds(history.prices[name]) for name in _TIMES[:2]]),
+            "values": history.prices[list(QUOTES)].to_numpy("float64"),
+        }
+        of = whole.groupby("ticker").indices
+        self.tickers = sorted(map(str, of))
+        self._rows = {
+            name: Tail({key: part[of[name]] for key, part in held.items()}, self._keep) for name in self.tickers
+        }
+        self._quotes = {
+            name: Tail({key: part[of[name]] for key, part in quotes.items()}, self._keep) for name in self.tickers
+        }
+        ratio = (history.prices["adj_close"] / history.prices["close"]).to_numpy("float64")
+        self._ratio = {name: float(ratio[of[name][0]]) for name in self.tickers}
+        self._pending = list[News]()
+        self._known = set(zip(joined["ticker"], joined["news_id"], strict=True))
+        self._news = {name: dict[int, BarNews]() for name in self.tickers}
+        oldest = joined["ticker"].map({name: instant(rows["times"][0, _CLOSE]) for name, rows in self._rows.items()})
+        recent = joined[joined["bar_close_utc"] >= oldest]
+        for (name, _), part in recent.groupby(["ticker", "bar_close_utc"]):
+            columns_ = ["ticker", "news_id", "published_utc", "text_hash", "is_repost"]
+            items = [News(*item) for item in part[columns_].itertuples(index=False, name=None)]
+            self._note(str(name), microseconds(part["bar_close_utc"].iloc[0]), items)
 
     def _is_new(self, item: News) -> bool:
         """Note the item as pending, unless it is known or of no ticker here."""
         key = (item.ticker, item.news_id)
-        if key in self._known or item.ticker not in self._tables["panel"]:
+        if key in self._known or item.ticker not in self._rows:
             return False
         self._known.add(key)
         self._pending.append(item)
         return True
 
-    def _too_late_for(self, item: News) -> pd.Timestamp | None:
-        rows = self._tables["panel"][item.ticker]
-        late = rows.loc[rows["cutoff_utc"] > item.published_utc, "bar_close_utc"]
-        return None if late.empty else late.iloc[0]
+    def _too_late_for(self, item: News) -> int | None:
+        times = self._rows[item.ticker]["times"]
+        place = int(times[:, _CUTOFF].searchsorted(microseconds(item.published_utc), side="right"))
+        if place == len(times):
+            return None
+        if place < self._first_again(self._rows[item.ticker]):
+            self._pending.remove(item)
+            return None
+        return int(times[place, _CLOSE])
 
-    def add(self, close: pd.Timestamp, bars: list[Bar]) -> None:
-        """Add the bars that end at `close`, of all tickers that have one. Not after every known one: rows again.
+    def _takes(self, ticker: str, at: int) -> bool:
+        if ticker not in self._quotes:
+            return False
+        held = self._quotes[ticker]
+        closes = held["times"][:, _CLOSE]
+        place = int(closes.searchsorted(at))
+        return place == len(closes) or (place >= self._first_again(held) and bool(closes[place] != at))
 
-        A bar that is known, or from before the tables begin, changes nothing.
-        """
-        bars = [bar for bar in bars if self._takes(bar)]
-        if not bars:
-            return
-        rows = _interim(bars, self._hours.session(close))
-        late = close <= max(map(self.last_close, self.tickers))  # of any ticker: rows of a time belong together
-        for name, row in rows.groupby("ticker"):
-            held = pd.concat([self._prices[str(name)], row], ignore_index=True)
-            held = held.sort_values("bar_close_utc", ignore_index=True)
-            self._prices[str(name)] = held.tail(self._keep)
-        if late:
-            self._again(close)
-        else:
-            self._extend(close, list(rows["ticker"]))
+    def _first_again(self, held: Tail) -> int:
+        """First row that can be computed again: one with all the rows before it that it needs."""
+        return self._keep - _MARGIN if len(held) == self._keep else 1
 
-    def span(self, ticker: str, bars: int) -> int:
-        """How many bars of the calendar the ticker's last `bars` rows stretch over; 0 where it has fewer."""
-        closes = self._prices[ticker]["bar_close_utc"]
-        if len(closes) <= bars:
-            return 0
-        return self._hours.bars_between(closes.iloc[-bars - 1], closes.iloc[-1])
-
-    def samples(self, close: pd.Timestamp, tickers: list[str]) -> tuple[Samples, NDArray[np.int64]]:
-        """Samples of the tail of the tables, and the rows in it that end at `close`, are of `tickers` and usable."""
-        depth = self._cfg.model.sessions + self._cfg.model.news_lookback_bars
-        tails = {name: [rows.tail(depth) for rows in parts.values()] for name, parts in self._tables.items()}
-        frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tails.items()}
-        oldest = {rows["ticker"].iloc[0]: rows["bar_close_utc"].iloc[0] for rows in tails["panel"]}
-        recent = [rows[rows["bar_close_utc"] >= oldest[ticker]] for ticker, rows in self._news.items()]
-        news = pd.concat(recent, ignore_index=True)
-        frames |= {"news_bars": news, "text": self._vectors.table(news["text_hash"].unique().tolist())}
-        built = samples.build(frames, self._cfg)
-        chosen = (built.rows["bar_close_utc"] == close).to_numpy() & built.rows["ticker"].isin(tickers).to_numpy()
-        return built, np.flatnonzero(chosen & built.usable)
-
-    def clock(self, close: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """decided_utc and fill_utc of the rows that end at `close`."""
-        for rows in self._tables["panel"].values():
-            row = rows[rows["bar_close_utc"] == close]
-            if len(row):
-                return row["decided_utc"].iloc[0], row["fill_utc"].iloc[0]
-        raise KeyError(close)
-
-    def quotes(self, close: pd.Timestamp) -> dict[str, Quote]:
-        """Adjusted open and close of the bars that end at `close`, and the mean dollar volume of the bars before."""
-        found = {}
-        for ticker, held in self._tables["panel"].items():
-            place = int(held["bar_close_utc"].searchsorted(close))
-            if place == len(held) or held["bar_close_utc"].iloc[place] != close:
-                continue
-            before = held.iloc[max(place - self._cfg.strategy.volume_bars, 0) : place]
-            dollars = float((before["close"] / before["adjustment"] * before["volume"]).mean())
-            found[ticker] = Quote(float(held["open"].iloc[place]), float(held["close"].iloc[place]), dollars)
-        return found
-
-    def row(self, ticker: str, close: pd.Timestamp) -> dict[str, float | None]:
-        """Quoted price, sentiment and contradiction score of a bar, for people; null where unknown."""
-        held, price = self._tables["contradiction"][ticker], self._prices[ticker]
-        place, at = int(held["bar_close_utc"].searchsorted(close)), int(price["bar_close_utc"].searchsorted(close))
-        values = {"price": price["close"].iloc[at]} | {name: held[name].iloc[place] for name in ("s", "cs")}
-        return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
-
-    def _takes(self, bar: Bar) -> bool:
-        closes = self._prices[bar.ticker]["bar_close_utc"] if bar.ticker in self._prices else None
-        return closes is not None and bar.close_utc > closes.iloc[0] and not (closes == bar.close_utc).any()
-
-    def _per_ticker(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        return {str(name): rows.tail(self._keep).reset_index(drop=True) for name, rows in table.groupby("ticker")}
-
-    def _again(self, close: pd.Timestamp) -> None:
-        """Compute all rows from `close` on again."""
-        for name, parts in self._tables.items():
-            self._tables[name] = {ticker: rows[rows["bar_close_utc"] < close] for ticker, rows in parts.items()}
-        for ticker, rows in self._news.items():
-            back = rows[rows["bar_close_utc"] >= close]
-            self._pending += [
-                News(*item)
-                for item in back[["ticker", "news_id", "published_utc", "text_hash", "is_repost"]].itertuples(
-                    index=False, name=None
-                )
-            ]
-            self._news[ticker] = rows[rows["bar_close_utc"] < close]
-        closes = {time for rows in self._prices.values() for time in rows["bar_close_utc"] if time >= close}
+    def _again(self, at: int) -> None:
+        """Compute all rows from the bar that ends at `at` on again."""
+        for ticker, held in self._rows.items():
+            held.cut(int(held["times"][:, _CLOSE].searchsorted(at)))
+            news = self._news[ticker]
+            for close in [close for close in news if close >= at]:
+                self._pending += news.pop(close).items
+        closes = {int(time) for held in self._quotes.values() for time in held["times"][:, _CLOSE] if time >= at}
         for time in sorted(closes):
-            self._extend(time, [name for name, rows in self._prices.items() if (rows["bar_close_utc"] == time).any()])
+            self._extend(time, [name for name in self.tickers if _place(self._quotes[name], time) is not None])
 
-    def _extend(self, close: pd.Timestamp, tickers: list[str]) -> None:
-        """The rows of `close`, for tickers that have a bar there; every earlier row is in the tables."""
-        tickers = sorted(tickers)
-        rows = self._panel_rows(close, tickers)
-        for ticker in tickers:
-            self._append("panel", ticker, rows[rows["ticker"] == ticker])
-        new_news = self._assign(rows)
-        features = self._technical_rows(rows, tickers)
-        scores = self._contradiction_rows(rows, new_news, tickers)
-        for ticker in tickers:
-            self._append("technical", ticker, features[features["ticker"] == ticker])
-            self._append("contradiction", ticker, scores[scores["ticker"] == ticker])
+    def _extend(self, at: int, tickers: list[str]) -> None:
+        """The rows of the bar that ends at `at`, for tickers that have one; every earlier row is in the tables."""
+        held = [self._rows[ticker] for ticker in tickers]
+        times = self._clock(at)
+        prices, moves = self._panel_rows(at, tickers)
+        for rows, price, move in zip(held, prices, moves, strict=True):
+            rows.append({"times": times, "panel": price, "moves": move})
+        features = self._technical_rows(tickers)
+        scores = self._scores(at, times, tickers)
+        columns = [pd.DataFrame(features, columns=self._wanted).astype("float32")]
+        if self._cfg.model.use_contradiction:
+            volatility = features[:, self._wanted.index(samples.VOLATILITY)]
+            columns.append(samples.contradiction_features(pd.DataFrame(scores, columns=list(SCORES)), volatility))
+        inputs = np.concatenate([part.to_numpy("float32") for part in columns], axis=1)
+        for rows, feature, score, given in zip(held, features, scores, inputs, strict=True):
+            rows["technical"][-1], rows["contradiction"][-1] = feature, score
+            rows["features"][-1], rows["score"][-1] = given, score[_CS]
 
-    def _append(self, name: str, ticker: str, row: pd.DataFrame) -> None:
-        held = self._tables[name][ticker]
-        self._tables[name][ticker] = pd.concat([held, row], ignore_index=True).tail(self._keep)
+    def _clock(self, at: int) -> tuple[int, ...]:
+        """_TIMES of the bar that ends at `at`, as panel.clock has them."""
+        target, close = self._cfg.target, instant(at)
+        decided = close + pd.Timedelta(seconds=target.decision_delay_s)
+        fill = self._hours.fill(decided)
+        cutoff = close - pd.Timedelta(seconds=target.news_delay_s)
+        session = self._hours.session(close)
+        return tuple(map(microseconds, (close, session, cutoff, decided, fill, self._hours.next_open(fill))))
 
-    def _panel_rows(self, close: pd.Timestamp, tickers: list[str]) -> pd.DataFrame:
-        parts = []
-        for ticker in tickers:
-            held = self._prices[ticker]
-            place = int(held["bar_close_utc"].searchsorted(close))
-            near = pd.concat([self._first[ticker], held.iloc[max(place - 1, 0) : place + 1]])
-            parts.append(near.drop_duplicates("bar_close_utc"))
-        adjusted = panel.adjust(pd.concat(parts, ignore_index=True))
-        rows = panel.clock(adjusted[adjusted["bar_close_utc"] == close].reset_index(drop=True), self._cfg)
-        rows = panel.target(rows, _NO_MOVEMENTS, self._cfg)
-        return rows.assign(split=panel.roles(rows, self._cfg.data))[_PANEL]
+    def _panel_rows(self, at: int, tickers: list[str]) -> tuple[Floats, Floats]:
+        """PRICES and rolling.MOVES of new rows: panel.adjust and nulls.log_moves from the rows before."""
+        quoted = np.empty((len(tickers), len(QUOTES)))
+        before, earlier = np.full(len(tickers), np.nan), np.full(len(tickers), -1, np.int64)
+        sessions = np.empty(len(tickers), np.int64)
+        for number, ticker in enumerate(tickers):
+            quotes, rows = self._quotes[ticker], self._rows[ticker]
+            place = int(quotes["times"][:, _CLOSE].searchsorted(at))
+            quoted[number], sessions[number] = quotes["values"][place], quotes["times"][place, 1]
+            if len(rows):
+                before[number] = rows["panel"][-1, PRICES.index("close")]
+                earlier[number] = rows["times"][-1, 1]
+        opened, high, low, close, adj_close, volume = quoted.T
+        factor = adj_close / close / np.array([self._ratio[ticker] for ticker in tickers])
+        adjusted = np.column_stack([opened, high, low, close]) * factor[:, None]
+        prices = np.column_stack([adjusted, volume, factor, adjusted[:, 3] / before - 1])
+        return prices, rolling.moves(adjusted, before, sessions != earlier)
 
-    def _assign(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Give pending items to the new rows; returns them as rows of news_bars."""
-        cutoffs = dict(zip(rows["ticker"], zip(rows["cutoff_utc"], rows["bar_close_utc"], strict=True), strict=True))
-        found, pending = [], []
-        for item in self._pending:
-            cutoff, close = cutoffs.get(item.ticker, (None, None))
-            if cutoff is None or item.published_utc >= cutoff:
-                pending.append(item)
-                continue
-            age = (cutoff - item.published_utc) // pd.Timedelta(microseconds=1) / 3.6e9
-            found.append((item.ticker, item.news_id, close, item.published_utc, age, item.text_hash, item.is_repost))
-        self._pending = pending
-        empty = next(iter(self._news.values())).iloc[:0]
-        new = pd.DataFrame(sorted(found), columns=list(empty)).astype(empty.dtypes.to_dict())  # in key order, as batch
-        for name, part in new.groupby("ticker"):
-            oldest = self._tables["panel"][str(name)]["bar_close_utc"].iloc[0]
-            held = pd.concat([self._news[str(name)], part], ignore_index=True)
-            self._news[str(name)] = held[held["bar_close_utc"] >= oldest]
-        return new
+    def _technical_rows(self, tickers: list[str]) -> Floats:
+        """What is wanted of the technical table, for the last row of each ticker."""
+        bars, numbers = [], np.empty(len(tickers), np.int64)
+        for number, ticker in enumerate(tickers):
+            held = self._rows[ticker]["panel"][-self._cfg.live.window_bars :]
+            adjusted = held[:, : len(rolling.BARS)].copy()
+            adjusted[:, -1] /= held[:, PRICES.index("adjustment")]
+            bars.append(adjusted)
+            numbers[number] = len(self._rows[ticker]) - 1
+        found = rolling.indicators(self._items, bars, self._cfg.live.window_bars)
+        warm = np.array([max(item.warmup, self._cfg.technical.warmup_bars) for item in self._items])
+        found = np.where(np.isfinite(found) & (numbers[:, None] >= warm), found, np.nan)
+        values = dict(zip([item.name for item in self._items], found.T, strict=True))
+        if self._across:
+            columns = pd.DataFrame(values).reindex(columns=[item.name for item in WHITELIST])
+            sector = pd.Series(tickers, dtype="str").map(self._sectors)
+            across = technical.cross_sections(columns, pd.Series(0, columns.index), sector)
+            values |= {str(name): across[name].to_numpy() for name in across}
+        return np.column_stack([values[name] for name in self._wanted])
 
-    def _technical_rows(self, rows: pd.DataFrame, tickers: list[str]) -> pd.DataFrame:
-        found = [self._indicators(self._tables["panel"][ticker]) for ticker in tickers]
-        columns = pd.DataFrame(found, columns=list(technical.WARMUPS), index=rows.index, dtype="float64")
-        columns = columns[[item.name for item in WHITELIST]]
-        sector = rows["ticker"].map(self._sectors)
-        across = technical.cross_sections(columns, rows["bar_close_utc"], sector)
-        return pd.concat([rows[BAR_KEY], columns, across], axis=1)
-
-    def _indicators(self, held: pd.DataFrame) -> dict[str, float]:
-        """Indicators of the last of a ticker's panel rows, as `technical.features` has them."""
-        bars = held[technical.INPUTS].tail(self._cfg.live.window_bars)
-        adjusted = bars.assign(volume=bars["volume"] / bars["adjustment"])
-        values = {}
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            for item in self._items:
-                value = float(item.compute(adjusted).iloc[-1])
-                warm = len(held) > max(item.warmup, self._cfg.technical.warmup_bars)
-                values[item.name] = value if warm and np.isfinite(value) else np.nan
-        return values
-
-    def _contradiction_rows(self, rows: pd.DataFrame, news: pd.DataFrame, tickers: list[str]) -> pd.DataFrame:
-        rules = self._cfg.contradiction
-        text = self._vectors.table(news["text_hash"].unique().tolist())
-        n_news, s = contradiction.sentiment(rows, news, text, rules.half_life_hours)
-        z_s = self._standardised(rows, s)
-        tails = [self._tables["panel"][ticker].tail(rules.null_sessions + 2) for ticker in tickers]
-        last = np.cumsum([len(tail) for tail in tails]) - 1
-        null = nulls.Features(*(column[last] for column in nulls.features(pd.concat(tails, ignore_index=True), rules)))
+    def _scores(self, at: int, times: Sequence[int], tickers: list[str]) -> Floats:
+        """SCORES of the last row of each ticker."""
+        rules, held = self._cfg.contradiction, [self._rows[ticker] for ticker in tickers]
+        news = self._assign(at, times[_CUTOFF], tickers)
+        none = np.zeros(0)
+        n_news, s = rolling.sentiment(
+            np.repeat(np.arange(len(news)), [0 if one is None else len(one.items) for one in news]),
+            np.concatenate([none, *(one.age_hours[one.order] for one in news if one is not None)]),
+            np.concatenate([np.zeros((0, 3)), *(one.shares[one.order] for one in news if one is not None)]),
+            len(tickers),
+            rules.half_life_hours,
+        )
+        for rows, value in zip(held, s, strict=True):
+            rows["contradiction"][-1, _S] = value
+        z_s = self._standardised(tickers)
+        null = rolling.null([rows["moves"] for rows in held], rules)
         cs = contradiction.score(z_s, null.z_r)
-        return rows[BAR_KEY].assign(
-            n_news=n_news,
-            s=s,
-            z_s=z_s,
-            z_r=null.z_r,
-            cs=cs,
-            kind=contradiction.kind(cs, rules.tau_over, rules.tau_under),
-            severity=[self._severity(ticker, value) for ticker, value in zip(tickers, cs, strict=True)],
-            p_touch_high=null.p_touch_high,
-            p_touch_low=null.p_touch_low,
-            null_drawdown=null.drawdown,
+        past = [rows["contradiction"][:-1, _CS] for rows in held]
+        severity = rolling.severity(cs, past, rules.severity_bars)
+        columns = (n_news, s, z_s, null.z_r, cs, severity, null.p_touch_high, null.p_touch_low, null.drawdown)
+        return np.column_stack(columns)
+
+    def _standardised(self, tickers: list[str]) -> Floats:
+        bars = self._cfg.contradiction.window_bars + 1
+        s = [self._rows[name]["contradiction"][-bars:, _S] for name in self.tickers]
+        times = [self._rows[name]["times"][-bars:, _CLOSE] for name in self.tickers]
+        place = {name: number for number, name in enumerate(self.tickers)}
+        return rolling.standardised(s, times, self._cfg.contradiction)[[place[name] for name in tickers]]
+
+    def _assign(self, at: int, cutoff: int, tickers: list[str]) -> list[BarNews | None]:
+        """Give pending items to the new rows; returns the news of each."""
+        mine = {name: list[News]() for name in tickers}
+        pending = []
+        for item in self._pending:
+            if item.ticker in mine and microseconds(item.published_utc) < cutoff:
+                mine[item.ticker].append(item)
+            else:
+                pending.append(item)
+        self._pending = pending
+        for name, items in mine.items():
+            news, oldest = self._news[name], self._rows[name]["times"][0, _CLOSE]
+            while news and next(iter(news)) < oldest:
+                news.pop(next(iter(news)))
+            if items:
+                self._note(name, at, items, cutoff)
+        return [self._news[name].get(at) for name in tickers]
+
+    def _note(self, ticker: str, at: int, items: list[News], cutoff: int | None = None) -> None:
+        """Keep the items of a bar, as samples and sentiment need them."""
+        if cutoff is None:
+            cutoff = at - round(self._cfg.target.news_delay_s * 1e6)
+        items = sorted(items, key=lambda item: (item.published_utc, item.news_id))
+        published = np.array([microseconds(item.published_utc) for item in items], np.int64)
+        embeddings, shares = self._vectors.rows([item.text_hash for item in items])
+        reposts = np.array([item.is_repost for item in items], np.float32)
+        self._news[ticker][at] = BarNews(
+            items=items,
+            order=np.array(sorted(range(len(items)), key=lambda number: items[number].news_id), np.int64),
+            age_hours=_hours(cutoff - published),
+            hours=_hours(published),
+            flags=np.column_stack([reposts, shares.astype(np.float32)]),
+            embeddings=embeddings,
+            shares=shares,
         )
 
-    def _standardised(self, rows: pd.DataFrame, s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """z_s of the new rows, from the scores that all tickers had before."""
-        rules = self._cfg.contradiction
-        columns = [*BAR_KEY, "s"]
-        parts = [held[columns].tail(2 * rules.window_bars) for held in self._tables["contradiction"].values()]
-        table = pd.concat([*parts, rows[BAR_KEY].assign(s=s)], ignore_index=True)
-        table = table.sort_values(BAR_KEY, ignore_index=True)
-        number = table.groupby("ticker").cumcount().to_numpy()
-        time = np.unique(table["bar_close_utc"].to_numpy(), return_inverse=True)[1]
-        scores = table["s"].to_numpy("float64")
-        z_s = contradiction.standardise(scores, number, time, rules.window_bars, rules.shrink_weight)
-        return z_s[(table["bar_close_utc"] == rows["bar_close_utc"].iloc[0]).to_numpy()]
+    def _keys(self, owner: NDArray[np.int64], times: NDArray[np.int64]) -> pd.DataFrame:
+        """`Samples.rows`."""
+        columns = {
+            name: _utc(times[:, _TIMES.index(name)]) for name in ("bar_close_utc", "decided_utc", "label_end_utc")
+        }
+        frame = pd.DataFrame({"ticker": pd.Series(np.array(self.tickers, object)[owner], dtype="str")} | columns)
+        return frame.assign(split=panel.roles(frame, self._cfg.data))
 
-    def _severity(self, ticker: str, cs: float) -> float:
-        bars = self._cfg.contradiction.severity_bars
-        past = self._tables["contradiction"][ticker]["cs"].tail(bars).to_numpy("float64")
-        scores = np.append(past, cs)
-        return float(contradiction.severity(scores, np.arange(len(scores)), bars)[-1])
+    def _news_table(self) -> pd.DataFrame:
+        names = ("ticker", "news_id", "published_utc", "text_hash", "is_repost")
+        rows = [
+            (*(getattr(item, name) for name in names), instant(close), age)
+            for news in self._news.values()
+            for close, one in news.items()
+            for item, age in zip(one.items, one.age_hours, strict=True)
+        ]
+        empty = tables.empty("news_bars")
+        table = pd.DataFrame(rows, columns=[*names, "bar_close_utc", "age_hours"])[list(empty)]
+        return table.astype(empty.dtypes.to_dict()).sort_values(["ticker", "news_id"], ignore_index=True)
+
+    def _sample_news(self, blocks: list[BarNews], count: NDArray[np.int64]) -> dict[str, Any]:
+        """The news arrays of `Samples`; one item that nothing points at where there are none."""
+        start = np.concatenate([[0], np.cumsum(count)])
+        if not blocks:
+            blocks = [_nothing(self._cfg.text.dim)]
+            count = np.eye(1, len(count), dtype=np.int64)[0]
+        row = np.repeat(np.arange(len(count)), count)
+        embeddings = np.concatenate([block.embeddings for block in blocks])
+        return {
+            "news_start": torch.from_numpy(start),
+            "news_row": torch.from_numpy(row),
+            "news_hours": torch.from_numpy(np.concatenate([block.hours for block in blocks])),
+            "news_text": torch.arange(len(embeddings)),
+            "news_features": torch.from_numpy(np.concatenate([block.flags for block in blocks])),
+            "embeddings": embeddings,
+        }
 
 
-def _needed(cfg: Config) -> list[Indicator]:
-    """Indicators that the model reads, by itself or through a cross-section."""
-    wanted = set(samples.technical_features(cfg.model.features))
-    wanted |= {item.of for item in technical.CROSS_SECTIONS if item.name in wanted}
-    return [item for item in WHITELIST if item.name in wanted]
+def joined_news(news: pd.DataFrame, whole: pd.DataFrame, cfg: Config) -> pd.DataFrame:
+    """`panel.join_news` on tables in memory."""
+    since = panel.news_since(whole, cfg).set_index("ticker")["since"]
+    bars, parts = dict(iter(whole.groupby("ticker"))), [tables.empty("news_bars")]
+    for ticker, items in news.groupby("ticker"):
+        if ticker not in bars:
+            continue
+        cutoffs, published = _microseconds(bars[ticker]["cutoff_utc"]), _microseconds(items["published_utc"])
+        place = cutoffs.searchsorted(published, side="right")
+        inside = (published >= microseconds(since[ticker])) & (place < len(cutoffs))
+        place, kept = place[inside], items[inside]
+        columns = {
+            "ticker": kept["ticker"],
+            "news_id": kept["news_id"],
+            "bar_close_utc": bars[ticker]["bar_close_utc"].iloc[place].set_axis(kept.index),
+            "published_utc": kept["published_utc"],
+            "age_hours": _hours(cutoffs[place] - published[inside]),
+            "text_hash": [text_hash(text) for text in kept["text"]],
+            "is_repost": kept["is_repost"],
+        }
+        parts.append(pd.DataFrame(columns).astype(parts[0].dtypes.to_dict()))
+    return pd.concat(parts).sort_values(["ticker", "news_id"], ignore_index=True)
 
 
-def _interim(bars: list[Bar], session: pd.Timestamp) -> pd.DataFrame:
-    """Rows of the prices table, in key order."""
-    rows = pd.DataFrame([vars(bar) for bar in bars]).rename(columns={"close_utc": "bar_close_utc"})
-    rows["bar_close_utc"] = rows["bar_close_utc"].astype("datetime64[us, UTC]")
-    rows["session"] = pd.Series(session, rows.index, dtype="datetime64[us]")
-    return rows[_PRICES].sort_values(BAR_KEY, ignore_index=True)
+def _nothing(dim: int) -> BarNews:
+    """An item that nothing points at: arrays of news are never empty."""
+    return BarNews(
+        items=[],
+        order=np.zeros(0, np.int64),
+        age_hours=np.zeros(1),
+        hours=np.zeros(1),
+        flags=np.zeros((1, 4), np.float32),
+        embeddings=np.zeros((1, dim), np.float16),
+        shares=np.zeros((1, 3)),
+    )
 
 
-def _news_bars(news: pd.DataFrame, whole: pd.DataFrame, cfg: Config) -> pd.DataFrame:
-    """`panel.join_news` on a history that is in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        news_path = tables.write("news", news, Path(folder) / "news.parquet")
-        panel_path = tables.write("panel", whole, Path(folder) / "panel.parquet")
-        joined = panel.join_news(news_path, panel_path, panel.news_since(whole, cfg))
-        path = tables.write("news_bars", joined, Path(folder) / "news_bars.parquet")
-        return tables.read("news_bars", path)
+def _place(held: Tail, at: int) -> int | None:
+    """Row of the bar that ends at `at`."""
+    closes = held["times"][:, _CLOSE]
+    place = int(closes.searchsorted(at))
+    return place if place < len(closes) and closes[place] == at else None
+
+
+def _hours(microseconds_: NDArray[np.int64]) -> Floats:
+    return microseconds_ / 3.6e9
+
+
+def _microseconds(times: pd.Series) -> NDArray[np.int64]:
+    return times.to_numpy("datetime64[us]").astype("int64")
+
+
+def _utc(microseconds_: NDArray[np.int64]) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(microseconds_.astype("datetime64[us]")).tz_localize("UTC")

@@ -118,9 +118,9 @@ class Hours:
 
     def closes(self, last: pd.Timestamp, n: int) -> pd.DatetimeIndex:
         """The last `n` bar ends up to `last`."""
-        self._cover(last)
-        end = _after(self._closes, last)
-        return self._closes[max(end - n, 0) : end]
+        at = self._cover(last)
+        end = _after(self._closes, at)
+        return pd.DatetimeIndex(self._closes[max(end - n, 0) : end].astype("datetime64[us]")).tz_localize("UTC")
 
     def bars_between(self, earlier: pd.Timestamp, later: pd.Timestamp) -> int:
         """How many bars end in (earlier, later]."""

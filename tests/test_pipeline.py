@@ -12,7 +12,7 @@ import run_pipeline
 from fusion_alpha import config, sessions, tables, tracking
 from fusion_alpha.files import sha256
 
-STAGES = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "predict", "evaluate"]
+STAGES = ["ingest", "clean", "process", "technical", "text", "contradiction", "train", "export", "predict", "evaluate"]
 SMALL = [
     "text=stub",
     "data.lab.n_tickers=3",

@@ -5,7 +5,7 @@
 Everybody starts from the same samples and gives p_up of the latest rows of as many tickers; times hold the gathering of
 tokens and no loading. The five take turns and swap the order each round, so what disturbs the machine meets all.
 Medians over rounds count, of milliseconds on the clock and of CPU: neighbours on the machine lengthen the former alone,
-so that the ratio is one of CPU.
+so that the ratio is one of CPU. `load` is the machine's when it began.
 
 torch           the engine of predict.engine=torch: batches of 256 rows, padded, so that a row keeps its bits
 torch_unpadded  the network on these rows alone: other last bits in other company
@@ -18,6 +18,7 @@ Writes  a row for each at the end of metrics/prediction_bench.csv (--output none
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +45,20 @@ from kernels.bench import log as bench_log
 Work = Callable[[], NDArray[np.float64]]
 OUTPUT = Path("metrics/prediction_bench.csv")
 COLUMNS = [
-    *("commit", "date", "device", "versions", "provider", "rows", "mc_samples", "rounds", "p20_ms", "p50_ms", "p80_ms"),
+    *(
+        "commit",
+        "date",
+        "device",
+        "versions",
+        "provider",
+        "rows",
+        "mc_samples",
+        "rounds",
+        "load",
+        "p20_ms",
+        "p50_ms",
+        "p80_ms",
+    ),
     *("cpu_p50_ms", "torch_over_this", "p_up_difference"),
 ]
 _FILE = onnx_fusionnet.FOLDER / onnx_fusionnet.file_name("float32")
@@ -123,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = samples.build(frames, cfg)
         machine = bench_log.cpu_machine()
         machine = {name: machine[name] for name in ("commit", "date", "device", "versions")}
+        machine["load"] = round(os.getloadavg()[0], 2)
         found = [machine | row for count in chosen.rows for row in measure(data, count, chosen.rounds, cfg)]
         if chosen.output != "none":
             bench_log.append(found, Path(chosen.output), COLUMNS)

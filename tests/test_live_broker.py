@@ -1,14 +1,20 @@
 """The paper broker earns what the backtest says, open after open, and comes back from a journal as it was."""
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trading_market import configuration, market
 
 from fusion_alpha import trading
-from fusion_alpha.live.broker import Book, DryRun, Order, PaperBroker, Quote
+from fusion_alpha.errors import InputError
+from fusion_alpha.live.broker import Book, DryRun, Order, PaperBroker, Quote, reconciled
+from fusion_alpha.live.journal import Damaged, Record
 from fusion_alpha.market import market as exchange
 
 BARS = 60
@@ -79,6 +85,127 @@ def test_a_book_from_the_journal_goes_on_to_the_bit(made):
     )
 
 
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_orders_on_any_market_earn_what_the_backtest_says(made, data):
+    """Random weights, tickers that an order leaves out, bars that are missing, with and without impact and borrow."""
+    cfg, panel, _ = made
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    impact = data.draw(st.sampled_from([0.0, 200.0]), label="impact")
+    missing = data.draw(st.floats(0, 0.3), label="share of missing bars")
+    named = data.draw(st.floats(0.3, 1), label="share of tickers that an order names")
+    size = data.draw(st.sampled_from([0.2, 2.0]), label="weight")
+    cfg = replace(cfg, strategy=replace(cfg.strategy, impact_bps=impact, borrow_bps=3e4, max_turnover=None))
+    closes = sorted(panel["bar_close_utc"].unique())[-45:]
+    short = panel[panel["bar_close_utc"] >= closes[0]]
+    # Where nothing at all is decided the backtest closes everything and the router leaves it: T0 has every bar. First
+    # and last bars stay: nobody is new, and nobody leaves.
+    inside = (short["ticker"] != "T0") & ~short["bar_close_utc"].isin([closes[0], closes[-1]])
+    short = short[~(inside & (rng.random(len(short)) < missing))]
+    decisions = short.groupby("bar_close_utc", as_index=False)[["decided_utc", "fill_utc"]].first()
+    decisions = decisions[decisions["bar_close_utc"].isin(closes[20:])]
+    grid = exchange(short, cfg)
+    decisions = decisions[decisions["fill_utc"].isin(grid.opens_utc)]
+    orders = decisions.merge(pd.Series(grid.tickers, name="ticker"), how="cross")
+    orders["weight"] = np.where(rng.random(len(orders)) < named, rng.normal(0, size, len(orders)), np.nan)
+    sent = {
+        close: Order(str(rows["decided_utc"].iloc[0]), rows["fill_utc"].iloc[0].isoformat(), weights.to_dict())
+        for close, rows in orders.groupby("bar_close_utc")
+        for weights in [rows.dropna(subset="weight").set_index("ticker")["weight"]]
+    }
+    broker, equity, records = PaperBroker(cfg), {}, []
+    for number, close in enumerate(grid.closes_utc):
+        filled = broker.bar(grid.opens_utc[number], quotes(grid, number))
+        equity[grid.opens_utc[number]] = broker.book.equity
+        records += [record("fill", filled)] if filled else []
+        records.append(record("bar", {"close_utc": close.isoformat(), "book": broker.after(sent.get(close))}))
+        if close in sent:
+            broker.send(sent[close])
+    result = trading.simulate(orders, grid, cfg)
+    expected = np.maximum(np.cumprod(1 + result["net_ret"].to_numpy()), 0.0)[:-1]  # the last interval closes the book
+    mine = np.array([equity[time] for time in result["opens_utc"]][1:])
+    alive = mine > 0  # a book that is ruined by a close shows it there, the backtest at the open after it
+    np.testing.assert_allclose(mine[alive], expected[alive], rtol=1e-9)
+    assert not mine[expected == 0].any()
+    close, book = reconciled(as_read(records), "paper")
+    assert (close, book) == (grid.closes_utc[-1], broker.book)
+
+
+def record(kind: str, data: dict) -> Record:
+    return Record(0, "", kind, None, data, {})
+
+
+def as_read(records: list[Record]) -> list[Record]:
+    return [replace(one, data=json.loads(json.dumps(one.data))) for one in records]
+
+
+@pytest.fixture
+def journal() -> list[Record]:
+    """A book that bought A and B, lost a bar of B, and sold A."""
+    broker, records = PaperBroker(configuration(impact_bps=0.0)), []
+    orders = {0: {"A": 0.3, "B": -0.2}, 1: {"A": 0.3}, 2: {"A": 0.0, "B": 0.1}}
+    for hour in range(4):
+        prices = {"A": Quote(10 + hour, 10.5 + hour, np.nan)}
+        prices |= {} if hour == 3 else {"B": Quote(20 - hour, 19.5 - hour, np.nan)}
+        filled = broker.bar(at(hour), prices)
+        records += [record("fill", filled)] if filled else []
+        order = Order("", at(hour + 1).isoformat(), orders[hour]) if hour in orders else None
+        state = {"close_utc": (at(hour) + pd.Timedelta(minutes=50)).isoformat(), "book": broker.after(order)}
+        records.append(record("bar", state))
+        if order:
+            broker.send(order)
+    return as_read(records)
+
+
+def test_a_journal_whose_books_follow_from_its_fills_gives_the_last_one(journal):
+    close, book = reconciled(journal, "paper")
+    assert close == at(3) + pd.Timedelta(minutes=50)
+    assert book == Book.restored(journal[-1].data["book"])
+    assert book.weights["B"] < -0.1  # its order lapsed
+    assert reconciled([], "paper") == (None, Book())
+
+
+def spoilt(journal: list[Record], kind: str, number: int, change) -> list[Record]:
+    made = copy.deepcopy(journal)
+    change([one for one in made if one.kind == kind][number].data)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "change", "said"),
+    [
+        ("bar", 3, lambda data: data["book"].update(equity=2.0), "equity"),
+        ("bar", 3, lambda data: data["book"]["weights"].update(B=0.5), "weights"),
+        ("bar", 2, lambda data: data["book"]["weights"].update(A=0.30000000001), "weights"),
+        ("bar", 3, lambda data: data["book"]["opened"].pop("B"), "no price"),
+        ("bar", 1, lambda data: data["book"]["orders"].clear(), "0 orders were due, a fill"),
+        ("bar", 0, lambda data: data["book"]["orders"][0]["weights"].update(A=0.2), "weights"),
+        ("fill", 1, lambda data: data.update(cost=0.0), "cost"),
+        ("fill", 2, lambda data: data.update(lapsed=[]), "weights"),
+    ],
+)
+def test_a_book_that_does_not_follow_is_refused_with_its_place(kind, number, change, said, journal, tmp_path):
+    with pytest.raises(Damaged, match=said) as caught:
+        reconciled(spoilt(journal, kind, number, change), "paper", tmp_path / "live.log")
+    assert "live.log, line" in str(caught.value)
+    assert "--log FILE" in str(caught.value)
+
+
+def test_a_fill_that_is_missing_or_too_many_is_refused(journal):
+    fills = [number for number, one in enumerate(journal) if one.kind == "fill"]
+    with pytest.raises(Damaged, match="1 orders were due, no fill"):
+        reconciled([one for number, one in enumerate(journal) if number != fills[0]], "paper")
+    with pytest.raises(Damaged, match="0 orders were due, a fill"):
+        reconciled([journal[fills[0]], *journal], "paper")
+
+
+def test_a_journal_is_of_one_kind_of_orders():
+    start = record("start", {"orders": "dry run"})
+    assert reconciled([start], "dry run") == (None, Book())
+    with pytest.raises(InputError, match="orders on 'dry run'"):
+        reconciled([start], "paper")
+
+
 def at(hour: int) -> pd.Timestamp:
     return pd.Timestamp("2019-12-02T00:00Z") + pd.Timedelta(hours=hour)
 
@@ -115,7 +242,9 @@ def test_without_an_order_the_book_is_left_alone():
 
 def test_a_dry_run_holds_nothing():
     broker = DryRun()
-    broker.send(Order("", "", {"A": 1.0}))
+    order = Order("", "", {"A": 1.0})
+    assert broker.after(order) == Book().saved()
+    broker.send(order)
     assert broker.bar(at(0), {"A": Quote(1, 1, 1)}) is None
     assert broker.held().empty
     assert broker.equity() == 1.0

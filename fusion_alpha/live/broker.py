@@ -117,12 +117,15 @@ class PaperBroker:
 
     def held(self) -> pd.Series:
         book = self.book
-        left = self._until_mark()
-        weights = {name: weight * self._moved(name, book.marks) / left for name, weight in sorted(book.weights.items())}
+        left = until_mark(book)
+        weights = {
+            name: weight * (book.marks[name] / book.opened[name]) / left
+            for name, weight in sorted(book.weights.items())
+        }
         return pd.Series(weights, dtype="float64").rename_axis("ticker")
 
     def equity(self) -> float:
-        return self.book.equity * self._until_mark()
+        return self.book.equity * until_mark(self.book)
 
     def after(self, order: Order | None) -> dict[str, Any]:
         saved = self.book.saved()
@@ -143,6 +146,7 @@ class PaperBroker:
         filled = self._trade(held, order, quotes)
         book.opened = opens
         book.marks |= {name: quote.close for name, quote in quotes.items()}
+        _close_if_ruined(book)
         return filled | {"opens_utc": opens_utc.isoformat(), "void": len(due) - (order is not None)} if due else None
 
     def _trade(self, held: dict[str, float], order: Order | None, quotes: dict[str, Quote]) -> dict[str, Any]:
@@ -168,17 +172,6 @@ class PaperBroker:
         book.cost = cost
         return {"equity": book.equity, "weights": book.weights, "cost": cost, "lapsed": lapsed}
 
-    def _until_mark(self) -> float:
-        """Growth of the equity from the last open to the latest prices."""
-        book = self.book
-        left = 1.0 - book.cost
-        for name in sorted(book.weights):
-            left += book.weights[name] * (self._moved(name, book.marks) - 1)
-        return left
-
-    def _moved(self, name: str, prices: dict[str, float]) -> float:
-        return prices[name] / self.book.opened[name]
-
 
 def rolled(book: Book, opens: dict[str, float]) -> tuple[float, dict[str, float]]:
     """Equity and weights at these prices before anything trades there, from those of the book's last open."""
@@ -190,6 +183,20 @@ def rolled(book: Book, opens: dict[str, float]) -> tuple[float, dict[str, float]
         return 0.0, {}
     moved = {name: weight * (opens[name] / book.opened[name]) / growth for name, weight in book.weights.items()}
     return book.equity * growth, moved
+
+
+def until_mark(book: Book) -> float:
+    """Growth of the equity from the last open to the latest prices."""
+    left = 1.0 - book.cost
+    for name in sorted(book.weights):
+        left += book.weights[name] * (book.marks[name] / book.opened[name] - 1)
+    return left
+
+
+def _close_if_ruined(book: Book) -> None:
+    """A book that has lost everything by the prices of the next decision stays at nothing, as in the backtest."""
+    if until_mark(book) <= 0.0:
+        book.equity, book.cost, book.weights = 0.0, 0.0, {}
 
 
 def reconciled(records: Iterable[Record], orders: str, file: Path | None = None) -> tuple[pd.Timestamp | None, Book]:
@@ -236,16 +243,18 @@ def _disagreement(before: Book, after: Book, close_utc: str, fill: dict[str, Any
     if not {*before.weights, *after.weights} <= {*after.opened} & {*after.marks}:
         return "a position has no price"
     equity, held = rolled(before, after.opened)
-    if equity != after.equity:
-        return f"equity {after.equity!r}, by its prices it is {equity!r}"
-    expected = {name: weight for name, weight in held.items() if weight != 0.0}
+    expected = Book(equity, after.cost, held, after.opened, after.marks, after.orders)
     if fill is not None:
-        if (fill["equity"], fill["cost"], fill["weights"]) != (after.equity, after.cost, after.weights):
-            return "equity, cost or weights are not those of the fill"
-        in_time = pd.Timestamp(due[-1].fill_utc) == pd.Timestamp(fill["opens_utc"])
-        target = due[-1].weights if in_time and equity > 0 else {}
-        expected |= {name: weight for name, weight in target.items() if name not in fill["lapsed"]}
-        expected = {name: weight for name, weight in expected.items() if weight != 0.0}
-    if expected != after.weights:
-        return f"weights {after.weights}, by its fills they are {expected}"
+        if fill["equity"] != equity:
+            return f"the fill has equity {fill['equity']!r}, by its prices it is {equity!r}"
+        expected.cost = fill["cost"]
+        if pd.Timestamp(due[-1].fill_utc) == pd.Timestamp(fill["opens_utc"]) and equity > 0:
+            expected.weights |= {name: to for name, to in due[-1].weights.items() if name not in fill["lapsed"]}
+    expected.weights = {name: weight for name, weight in expected.weights.items() if weight != 0.0}
+    if fill is not None and fill["weights"] != expected.weights:
+        return f"the fill has weights {fill['weights']}, by its order they are {expected.weights}"
+    _close_if_ruined(expected)
+    for name in ("equity", "cost", "weights"):
+        if getattr(expected, name) != getattr(after, name):
+            return f"{name} {getattr(after, name)!r}, by prices and fills {getattr(expected, name)!r}"
     return ""

@@ -143,7 +143,7 @@ def test_the_linters_of_container_and_workflows_agree_and_see_mistakes(tmp_path)
 
 def test_hooks_need_nothing_that_the_environment_does_not_hold():
     for hook in HOOKS.values():
-        assert hook["language"] == "system"
+        assert hook["language"] in ("system", "pygrep")  # the second is a search that pre-commit does itself
         assert shutil.which(hook["entry"].split()[0], path=str(BIN)), f"{hook['id']} is not in the environment"
 
 

@@ -216,8 +216,10 @@ def description(svg: str) -> str:
 
 
 def picture(url: str, alt: str, width: str | None = None) -> str:
+    """On a phone a figure keeps its size, to be readable, and scrolls inside its own box."""
     style = f' style="width: max({escape(width)}, 20rem)"' if width else ""
-    return f'<img src="{url}" alt="{escape(alt)}" loading="lazy"{style}>'
+    image = f'<img src="{url}" alt="{escape(alt)}" loading="lazy"{style}>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="Figure">{image}</div>'
 
 
 def scrolled(table: str) -> str:

@@ -43,13 +43,15 @@
   };
 
   const show = async () => {
-    const words = field.value.toLowerCase().split(/\s+/).filter((word) => word.length > 1);
+    const asked = field.value;
+    const words = asked.toLowerCase().split(/\s+/).filter((word) => word.length > 1);
     if (!words.length) {
       status.textContent = "";
       list.replaceChildren();
       return;
     }
     const all = await index();
+    if (field.value !== asked) return; // somebody typed on, or gave up, while the index was loading
     const found = all.map((one) => [score(one, words), one]).filter(([points]) => points).sort((a, b) => b[0] - a[0]);
     status.textContent = found.length === 1 ? "1 section" : `${found.length} sections`;
     list.replaceChildren(...found.slice(0, MOST).map(([, one]) => {

@@ -114,7 +114,7 @@ class OnnxFusionNet:
         self._tau = None if manifest["thresholds"] is None else tuple(manifest["thresholds"])
         self._inputs = inputs(self._model)
         self._drawn: dict[int, dict[str, NDArray[np.float32]]] = {}  # masks by number of samples
-        self._runner = Runner((folder / file_name(precision)).read_bytes())
+        self.runner = Runner((folder / file_name(precision)).read_bytes())
         self._check_golden(folder, precision)
 
     def require_exported_from(self, folder: Path) -> None:
@@ -141,7 +141,7 @@ class OnnxFusionNet:
         for begin in range(0, len(rows), _CHUNK):
             chosen = rows[begin : begin + _CHUNK]
             for place, tokens in enumerate(each_row(samples.gather(chosen), self._inputs)):
-                moments[:, begin + place] = _moments(self._runner.run(tokens, drawn))
+                moments[:, begin + place] = _moments(self.runner.run(tokens, drawn))
             if on_batch is not None:
                 on_batch(len(chosen))
         return prediction.table(moments, samples, rows, self._tau)
@@ -163,7 +163,7 @@ class OnnxFusionNet:
             )
         for row, expected in enumerate(golden[precision]):
             off = difference(
-                self._runner.run({name: golden[name][row : row + 1] for name in self._inputs}, drawn), expected
+                self.runner.run({name: golden[name][row : row + 1] for name in self._inputs}, drawn), expected
             )
             if not off <= limit:
                 raise InputError(

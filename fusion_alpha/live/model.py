@@ -63,22 +63,22 @@ class OnnxEngine:
 
     def __init__(self, folder: Path, cfg: Config) -> None:
         try:
-            self._net = onnx_fusionnet.OnnxFusionNet(folder, cfg.predict.precision, feature_names(cfg), cfg)
+            self.net = onnx_fusionnet.OnnxFusionNet(folder, cfg.predict.precision, feature_names(cfg), cfg)
         except InputError as error:
             raise ModelError(str(error)) from None
         training.set_up(replace(cfg.train, device="cpu"))
-        self.model_id, self.sha256 = self._net.model_id, self._net.digest
+        self.model_id, self.sha256 = self.net.model_id, self.net.digest
         self._samples = cfg.predict.mc_samples
 
     def require_exported_from(self, source: Path) -> None:
         """ModelError where the checkpoint in `source` is another one."""
         try:
-            self._net.require_exported_from(source)
+            self.net.require_exported_from(source)
         except InputError as error:
             raise ModelError(str(error)) from None
 
     def predict(self, data: Samples, rows: NDArray[np.int64]) -> pd.DataFrame:
-        return self._net.predict(data, rows, mc_samples=self._samples)
+        return self.net.predict(data, rows, mc_samples=self._samples)
 
 
 def load(cfg: Config, run: Path = Path(), folder: Path | None = None) -> Engine:

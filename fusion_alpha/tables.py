@@ -92,11 +92,14 @@ def read(table: str, path: Path | None = None, columns: list[str] | None = None)
         raise InputError("no such table", file=path, remedy=f"run the stage that writes {table}: `dvc repro`")
     try:
         arrow = pq.read_table(path, columns=columns, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"not a readable Parquet file ({error})", file=path, remedy="run `dvc checkout`") from None
-    frame = arrow.to_pandas(
-        types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_fixed_size_list(kind) else None
-    )
+        frame = arrow.to_pandas(
+            types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_fixed_size_list(kind) else None
+        )
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        said, rule = " ".join(str(error).split()), "Parquet, as `write` makes it"
+        raise InputError(
+            f"not a readable Parquet file ({said})", file=path, rule=rule, remedy="run `dvc checkout`"
+        ) from None
     frame = _in_memory_types(definition, frame, path, columns)
     validate(table, frame, path, columns)
     return frame
@@ -160,9 +163,10 @@ def _in_memory_types(
     expected = columns or list(definition.columns)
     missing = [name for name in expected if name not in frame]
     extra = [str(name) for name in frame if name not in expected]
-    if missing or extra:
+    twice = [str(name) for name in frame.columns[frame.columns.duplicated()]]
+    if missing or extra or twice:
         raise InputError(
-            f"columns missing: {missing}, not in the schema: {extra}",
+            f"columns missing: {missing}, not in the schema: {extra}" + (f", twice: {twice}" if twice else ""),
             file=path,
             rule=f"the columns of schemas/{definition.table}.yaml",
         )

@@ -72,6 +72,14 @@ FOUND = {
         "UnicodeDecodeError": lambda: b"\xff",
         "yaml.ConstructorError": lambda: b"!!python/object:os.system x",
     },
+    "table_benchmark": {
+        "UnicodeDecodeError, a column whose name is no text": lambda: (
+            TARGETS["table_benchmark"].seeds()[0].replace(b"movement", b"\xffovement")
+        ),
+    },
+    "table_predictions": {
+        "AttributeError, a column twice": lambda: TARGETS["table_predictions"].seeds()[0].replace(b"kind", b"fold"),
+    },
     "questions": {"UnicodeDecodeError": lambda: b"\xff"},
     "checkpoint_config": {
         "KeyError 'weights_sha256'": lambda: config_of_a_checkpoint(weights_sha256=None),

@@ -44,14 +44,14 @@ def main() -> int:
 def run(name: str, seconds: int) -> bool:
     """Fuzz one target in a process of its own and say how it went."""
     command = [sys.executable, "-m", "fuzz", "--alone", "--seconds", str(seconds), name]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
-    runs = re.findall(r"^(?:Done |#)(\d+)", done.stderr, re.MULTILINE)
-    reached = re.findall(r"cov: (\d+)", done.stderr)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    runs = re.findall(r"^(?:Done |#)(\d+)", done.stdout, re.MULTILINE)
+    reached = re.findall(r"cov: (\d+)", done.stdout)
     whole = done.returncode == 0
     shown = f"{name:<24}{runs[-1] if runs else 0:>10} runs {reached[-1] if reached else 0:>6} edges"
-    sys.stdout.write(f"{shown}  {'ok' if whole else 'BROKEN'}\n")
+    sys.stdout.write(f"{shown}  {'ok' if whole else f'BROKEN (status {done.returncode})'}\n")
     if not whole:
-        sys.stdout.write("\n".join(done.stderr.splitlines()[-30:]) + "\n")
+        sys.stdout.write("\n".join(done.stdout.splitlines()[-40:]) + "\n")
     sys.stdout.flush()
     return whole
 

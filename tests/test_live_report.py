@@ -110,6 +110,13 @@ def test_page_and_sheet_are_made_of_the_journal_alone_and_fetch_nothing(log, tmp
     assert max(map(len, said.splitlines()[:30])) <= 130
 
 
+def test_the_time_of_the_kill_switch_is_shaded(log):
+    with Journal(log) as journal:
+        journal.append(Entry("release", {"reason": "checked"}), Entry("latch", {"reason": "signal"}))
+    told = account.tell(read(log))
+    assert drawings.latched(told) == [(BARS - 3, BARS - 1), (BARS - 1, BARS - 0.5)]
+
+
 def test_a_real_market_has_no_watermark(tmp_path):
     told = account.tell(read(write(tmp_path / "live.log", simulated=False)))
     assert "SIMULATED" not in live_report.html(told, [])

@@ -102,14 +102,30 @@ def events(axes: Any, account: Account, ticker: str = "") -> None:
     found = pd.concat(
         [account.events[["time", "kind"]], silent.rename(columns={"close_utc": "time"})[["time", "kind"]]]
     )
+    for begin, end in latched(account):
+        axes.axvspan(begin, end, color=VERMILION, alpha=0.12, linewidth=0)
     for height, (name, kinds) in enumerate(_ROWS.items()):
         times = found.loc[found["kind"].isin(kinds), "time"]
         color = VERMILION if name == "kill switch" else INK
         axes.plot(_places(account, times), np.full(len(times), height), "|", color=color, markersize=9)
     axes.set_yticks(range(len(_ROWS)), list(_ROWS))
     axes.set_ylim(len(_ROWS) - 0.5, -0.5)
-    axes.set_title("What happened besides")
+    axes.set_title("What happened besides; shaded while the kill switch is latched")
     _bars_below(axes, account)
+
+
+def latched(account: Account) -> list[tuple[float, float]]:
+    """Places from each pull of the kill switch to its release, or to the end."""
+    changes = account.events[account.events["kind"].isin(["latch", "release"])]
+    spans: list[tuple[float, float]] = []
+    begun: float | None = None
+    for place, kind in zip(_places(account, changes["time"]).tolist(), changes["kind"], strict=True):
+        if kind == "latch":
+            begun = place if begun is None else begun
+        elif begun is not None:
+            spans.append((begun, place))
+            begun = None
+    return spans if begun is None else [*spans, (begun, len(account.bars) - 0.5)]
 
 
 def panels(account: Account) -> list[tuple[str, Panel, str]]:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
+
 from fusion_alpha import config
 from fusion_alpha.config import Config
 from fusion_alpha.live import feed
@@ -34,3 +36,21 @@ def tables(interval: str, folder: Path) -> tuple[feed.History, feed.History]:
     cfg = daily() if interval == "1d" else minutes(folder)
     history, rest = feed.laboratory(cfg)
     return history, feed.History(rest._prices, rest._news)
+
+
+class Steady:
+    """An engine that says the same of everything."""
+
+    model_id, sha256 = "steady", "0" * 64
+
+    def predict(self, data, rows):
+        numbers = {"p_up": 0.6, "mean_ret": 0.001, "sd_ret": 0.01, "severity": 0.0}
+        return pd.DataFrame(dict.fromkeys(numbers, 0.0), index=range(len(rows))).assign(**numbers, kind="none")
+
+
+def recent(history: feed.History, tickers: tuple[str, ...], bars: int = 150) -> feed.History:
+    """The last bars of some tickers, and the news since."""
+    prices = history.prices[history.prices["ticker"].isin(tickers)].groupby("ticker").tail(bars)
+    news = history.news[history.news["ticker"].isin(tickers)]
+    news = news[news["published_utc"] > prices["bar_close_utc"].min()]
+    return feed.History(prices.reset_index(drop=True), news)

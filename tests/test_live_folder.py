@@ -3,14 +3,23 @@
 import os
 from dataclasses import replace
 
+import live_market
 import pandas as pd
 import pytest
 from source_inputs import bar, configuration, csv_folder, days, item
 
 from fusion_alpha import cleaning, sources
+from fusion_alpha.config import CsvConfig
 from fusion_alpha.errors import InputError
+from fusion_alpha.live import router
+from fusion_alpha.live.broker import PaperBroker
+from fusion_alpha.live.clock import SteppedClock
 from fusion_alpha.live.feed import History, Polled
 from fusion_alpha.live.folder_feed import FolderFeed
+from fusion_alpha.live.journal import Journal, read
+from fusion_alpha.live.monitor import Metrics
+from fusion_alpha.live.switch import KillSwitch
+from fusion_alpha.live.texts import Texts
 
 HISTORY = 60  # sessions that the pipeline has seen
 NEXT = days(HISTORY + 5)[HISTORY:]
@@ -286,6 +295,57 @@ def test_bars_within_the_day(tmp_path):
     polled = tested.poll(NOW)
     assert [one.close_utc for one in polled.bars] == [closes[4]] * 2
     assert "a time with its zone" in said(polled)[0][1]
+
+
+def test_a_growing_folder_drives_the_router(tmp_path):
+    """Two bars, the second written while the router runs, behind a row that contradicts the first."""
+    history, rest = live_market.tables("1d", tmp_path)
+    history = live_market.recent(history, ("AAPL", "TSLA"))
+    small, folder, path = live_market.daily(), tmp_path / "mine", tmp_path / "live.log"
+    cfg = replace(small, data=replace(small.data, source="csv", csv=CsvConfig(str(folder))))
+    first, second = sorted(rest.prices["bar_close_utc"].unique())[:2]
+    (folder / "prices").mkdir(parents=True)
+    columns = ["session", "open", "high", "low", "close", "adj_close", "volume"]
+
+    def rows(close: pd.Timestamp, **changed: float) -> dict[str, str]:
+        table = rest.prices[rest.prices["bar_close_utc"] == close].assign(**changed)[["ticker", *columns]]
+        table = table.assign(session=table["session"].dt.strftime("%Y-%m-%d"))
+        return {row[0]: ",".join(map(str, row[1:])) for row in table.itertuples(index=False)}
+
+    for ticker in ("AAPL", "TSLA"):
+        append(folder / f"prices/{ticker}.csv", ",".join(["date", *columns[1:]]), rows(first)[ticker])
+    with Journal(path) as journal, Texts(cfg) as texts:
+        source = FolderFeed(cfg, history)
+        clock = SteppedClock(first + pd.Timedelta(seconds=cfg.live.settle_s))
+        parts = router.Parts(
+            cfg,
+            source,
+            history,
+            clock,
+            journal,
+            live_market.Steady(),
+            texts,
+            PaperBroker(cfg),
+            KillSwitch(None),
+            Metrics(),
+        )
+        made, seen = router.Router(parts, ["TSLA"]), []
+
+        def on_bar() -> None:
+            seen.append(1)
+            if len(seen) == 2:
+                made.stop.set()
+            append(folder / "prices/AAPL.csv", rows(second)["AAPL"])
+            append(folder / "prices/TSLA.csv", rows(first, volume=7.0)["TSLA"], rows(second)["TSLA"])
+
+        made.on_bar = on_bar
+        assert made.run() == router.OK
+    records = read(path)
+    assert [record.data["close_utc"] for record in records if record.kind == "signal"] == [
+        time.isoformat() for time in (first, second)
+    ]
+    (refused,) = (record.data["rule"] for record in records if record.kind == "reject")
+    assert refused == "prices/TSLA.csv:3: unique bar of a ticker: that of line 2 stays"
 
 
 def test_another_source_is_refused(folder):

@@ -403,25 +403,11 @@ def test_what_yahoo_cannot_serve_is_refused(tmp_path):
             feed(tmp_path, cfg)
 
 
-class Steady:
-    """An engine that says the same of everything."""
-
-    model_id, sha256 = "steady", "0" * 64
-
-    def predict(self, data, rows):
-        numbers = {"p_up": 0.6, "mean_ret": 0.001, "sd_ret": 0.01, "severity": 0.0}
-        return pd.DataFrame(dict.fromkeys(numbers, 0.0), index=range(len(rows))).assign(**numbers, kind="none")
-
-
 def test_yahoo_drives_the_router(serving, tmp_path):
     """History of a run, then two bars from Yahoo: the first was missed and only extends it, the second is decided."""
     small = live_market.daily()
     history, rest = live_market.tables("1d", tmp_path)
-    two = [table[table["ticker"] != "NVDA"] for table in (history.prices, history.news)]
-    history = History(*two)
-    recent = history.prices.groupby("ticker").tail(150)
-    since = recent["bar_close_utc"].min()
-    history = History(recent.reset_index(drop=True), history.news[history.news["published_utc"] > since])
+    history = live_market.recent(history, ("AAPL", "TSLA"))
     settings = {"connect_timeout_s": 2.0, "read_timeout_s": 3.0, "requests_per_minute": 60000.0, "skew_halt_s": 1e12}
     cfg = replace(
         small,
@@ -442,7 +428,16 @@ def test_yahoo_drives_the_router(serving, tmp_path):
         source = YahooFeed(cfg, history, Quarantine(tmp_path / "quarantine"))
         FEEDS.append(source)
         parts = router.Parts(
-            cfg, source, history, clock, journal, Steady(), texts, PaperBroker(cfg), KillSwitch(None), Metrics()
+            cfg,
+            source,
+            history,
+            clock,
+            journal,
+            live_market.Steady(),
+            texts,
+            PaperBroker(cfg),
+            KillSwitch(None),
+            Metrics(),
         )
         made = router.Router(parts, ["TSLA"], once=False)
         seen = []

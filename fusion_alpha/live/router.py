@@ -134,6 +134,8 @@ class Router:
                         self._take(polled, self.parts.clock.now())
                     self._settle_texts()
                     self._due()
+                if polled is not None and polled.bars:
+                    self._tell_feed()
                 self._watch(self.parts.clock.now())
                 self._pause()
         except Stopped:
@@ -283,8 +285,6 @@ class Router:
         received = time.monotonic()
         for bar in polled.bars:
             self._judge(self._guard.adjusted(bar), now, received)
-        if polled.bars:
-            self._tell_feed()
 
     def _judge(self, bar: Bar, now: pd.Timestamp, received: float) -> None:
         verdict = self._guard.judge(bar, now)

@@ -78,6 +78,7 @@ format: $(READY) ## let ruff write its format
 secrets: $(READY) ## look for secrets in every file and in every line that was ever committed
 	git ls-files -z | xargs -0 $(SECRETS)
 	mkdir -p .cache && git log --all --patch --no-textconv > .cache/history.patch
+	! grep -nE 'AGE-SECRET-KEY-(PQ-)?1[0-9A-Za-z]{40}' .cache/history.patch
 	$(SECRETS) .cache/history.patch
 	! grep -nE "AGE-SECRET-KEY-(PQ-)?1[0-9A-Za-z]{40}" .cache/history.patch
 

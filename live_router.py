@@ -172,12 +172,14 @@ def on_the_wall(arguments: argparse.Namespace, cfg: Config, history: "History") 
 
 def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Engine", switch: "KillSwitch") -> int:
     from fusion_alpha.live import broker, feed, router
-    from fusion_alpha.live.clock import SimulatedClock, SteppedClock, WallClock
+    from fusion_alpha.live.clock import Clock, SimulatedClock, SteppedClock, WallClock
     from fusion_alpha.live.display import Display
     from fusion_alpha.live.journal import Journal
     from fusion_alpha.live.monitor import Metrics, Monitor
     from fusion_alpha.live.texts import Texts
 
+    source: feed.Feed
+    clock: Clock
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(arguments.log))
         kind = broker.DryRun.name if arguments.dry_run else broker.PaperBroker.name

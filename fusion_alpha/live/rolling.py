@@ -46,7 +46,7 @@ def indicators(items: Sequence[Indicator], bars: Sequence[Floats], window_bars: 
         if chosen.any() and bars:
             frame, last = _end_to_end([held[-longest:] for held in bars])
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                for number in np.flatnonzero(chosen):
+                for number in np.flatnonzero(chosen).tolist():
                     found[:, number] = items[number].compute(frame).to_numpy()[last]
     return found
 

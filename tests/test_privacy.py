@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import re
 import shutil
 import signal
 import stat
@@ -14,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from pyrage import x25519
 from source_inputs import ROOT, archive, configuration, csv_folder, item, stocknet_files
 
@@ -173,14 +171,6 @@ def test_a_file_of_identities_may_hold_several_and_is_for_its_owner(tmp_path, mo
     path.chmod(0o644)
     sealed.identities()
     assert "chmod 600" in caplog.text
-
-
-def test_the_hook_and_make_secrets_know_an_identity():
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    (pattern,) = (hook["entry"] for hook in hooks if hook["id"] == "identities")
-    assert re.search(pattern, f"recipients: [{OLD}]")
-    assert not re.search(pattern, str(OLD.to_public()))
-    assert f'"{pattern}"' in (ROOT / "Makefile").read_text()
 
 
 # ---- the raw layer

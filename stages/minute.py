@@ -1,7 +1,7 @@
 """minute: the one-minute laboratory -> its layers and a small model, for `live_router.py --interval 1m`.
 
 Reads   minute/params.yaml, which conf/ with experiment=minute composes to
-Writes  minute/data/ (the layers), minute/models/fusionnet/, minute/metrics/train.json
+Writes  minute/data/ (the layers), minute/models/fusionnet/ and fusionnet_onnx/, minute/metrics/train.json
 Holds   the pipeline's own stages, run elsewhere; nothing of the checkout's data/, models/ and metrics/ is touched, and
         no run is recorded: this trains one model and tries nothing.
 Run     dvc repro minute/dvc.yaml, or python -m stages.minute
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fusion_alpha import checkpoint, config, samples, training, workspace
+from fusion_alpha import checkpoint, config, onnx_export, onnx_fusionnet, samples, training, workspace
 from fusion_alpha.config import Config
 from fusion_alpha.files import replace_folder, write_json
 from fusion_alpha.samples import Samples
@@ -55,6 +55,7 @@ def main(_: Config) -> None:
     state = training.train(data, cfg, device)
     dev = training.evaluate(state.net, data, data.select("dev", labelled=True), cfg.train.beta, device)
     model_id = checkpoint.save(FOLDER / checkpoint.FOLDER, state.net, data, cfg, dev)
+    onnx_export.export(FOLDER / checkpoint.FOLDER, state.net, data, FOLDER / onnx_fusionnet.FOLDER)
     write_json(METRICS, summary(model_id, state, data, dev))
     log.info("model %s: %s bars, epoch %d, dev loss %.4f", model_id, cfg.interval, state.best_epoch, dev["loss"])
 

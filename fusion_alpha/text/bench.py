@@ -195,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _append(rows: pd.DataFrame, output: Path) -> None:
-    bench_log.append(rows[COLUMNS].astype(object).fillna("").to_dict("records"), output, COLUMNS)
+    written = rows[COLUMNS].astype(object).fillna("")
+    bench_log.append([dict(zip(COLUMNS, row, strict=True)) for row in written.to_numpy()], output, COLUMNS)
     shown = ["texts", "tokens_mean", "threads", "provider", "precision", "p50_texts_per_s", *COLUMNS[-4:]]
     sys.stdout.write(rows[shown].to_string(index=False) + "\n")
 

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import torch
 from numpy.typing import NDArray
@@ -122,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = samples.build(frames, cfg)
         machine = bench_log.cpu_machine()
         machine = {name: machine[name] for name in ("commit", "date", "device", "versions")}
+        machine["versions"] += f"; onnxruntime {onnxruntime.__version__}"
         machine["load"] = round(os.getloadavg()[0], 2)
         found = [machine | row for count in chosen.rows for row in measure(data, count, chosen.rounds, cfg)]
         if chosen.output != "none":

@@ -15,6 +15,7 @@ SIGTERM and Ctrl-C stop it cleanly, SIGUSR1 pulls the kill switch. docs/live.md 
 """
 
 import argparse
+import gc
 import logging
 import math
 import signal
@@ -219,4 +220,6 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # the interpreter's last collections would take longer than the stop itself
+    sys.exit(status)

@@ -210,7 +210,7 @@ def _orders(records: list[Record]) -> list[str]:
 
 def soak(made: World, minutes: float, speed: float) -> dict[str, Any]:
     """Let the laboratory go on for minutes of the wall's clock; figures of memory, descriptors and records."""
-    path, port = made.folder / "soak.log", _free_port()
+    path, port = made.folder / "soak.log", free_port()
     options = ("--feed", "lab", "--speed", str(speed), "--metrics-port", str(port))
     process, seen = made.start(path, *options), list[dict[str, float]]()
     try:
@@ -276,7 +276,7 @@ def _against_feed(made: World, records: list[Record]) -> tuple[int, int]:
     return len(given - written), len(written - given)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

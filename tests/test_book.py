@@ -20,8 +20,8 @@ DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 sys.path.insert(0, str(DOCS / "theme"))
 
-NAMES = ("build", "exhibits", "figures", "render", "results")
-build, exhibits, figures, render, results = map(importlib.import_module, NAMES)
+NAMES = ("build", "exhibits", "figures", "flow", "render", "results")
+build, exhibits, figures, flow, render, results = map(importlib.import_module, NAMES)
 
 CITATION = re.compile(r"\{cite:[pt]\}`([^`]+)`")
 
@@ -153,6 +153,13 @@ def test_detections_come_with_their_intervals(project: Path) -> None:
     assert "precision 0.250 [0.250, 0.250], recall" in exhibits.advantage()
 
 
+def test_the_layers_and_the_model_s_card_count_what_the_stages_counted(project: Path) -> None:
+    told = flow.layers().data
+    assert "interim prices: 9 kept, 1 rejected" in told
+    assert "15 bars: 5 train, 5 dev, 5 test" in told
+    assert ["weights", "9,876"] in exhibits.card().rows
+
+
 def test_sources_without_truth_say_so(project: Path) -> None:
     path = project / "metrics" / "evaluate.json"
     content = json.loads(path.read_text())
@@ -282,11 +289,13 @@ def write_results(root: Path) -> None:
             "rejected_by_rule": {"prices.close: a number": 1, "news.text: text": 1},
         },
         "process": {
-            **{"tickers": 3, "news_with_bar": 9},
+            **{"tickers": 3, "bars": 15, "news_with_bar": 9},
             "split": {role: {"bars": 5, "labels": 4, "up": 2} for role in ("train", "dev", "test")},
         },
         "contradiction": {"bars": 15, "kind": {"none": 12, "overhype": 2, "underhype": 1}},
-        "predict": {"split": {"test": {"rows": 4, "p_up": 0.5, "sd_ret": 0.02, "severity": 0.4}}},
+        "text": {"distinct_texts": 8, "dim": 384},
+        "technical": {"features": 70},
+        "predict": {"rows": 12, "split": {"test": {"rows": 4, "p_up": 0.5, "sd_ret": 0.02, "severity": 0.4}}},
     }
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     for name in {*stages, *contents}:

@@ -164,10 +164,12 @@ def test_the_kill_switch_as_people_use_it(world, tmp_path):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_ends_signals_shows_in_health_and_in_the_status(world, tmp_path):
-    """The kernel refuses bytes beyond a size that the journal reaches after some bars."""
-    log, limit = tmp_path / "live.log", 30_000
-    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
-    with running(world, log, **full) as (process, port):
+    """The kernel refuses bytes beyond a size that the journal soon reaches."""
+    log = tmp_path / "live.log"
+    with running(world, log) as (process, port):
+        until(lambda: bars(port) >= 1)
+        limit = log.stat().st_size + 3000
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         state = until(lambda: (found := health(port))[0] == 503 and found[1])
         assert "File too large" in state["journal"]
         size, decided = log.stat().st_size, bars(port)

@@ -137,7 +137,7 @@ class OnnxFusionNet:
     ) -> pd.DataFrame:
         """As `prediction.predict`."""
         drawn = self._masks(mc_samples)
-        moments = np.zeros((4, len(rows)))
+        moments = np.zeros((5, len(rows)))
         for begin in range(0, len(rows), _CHUNK):
             chosen = rows[begin : begin + _CHUNK]
             for place, tokens in enumerate(each_row(samples.gather(chosen), self._inputs)):
@@ -181,7 +181,8 @@ def each_row(batch: Batch, names: tuple[str, ...]) -> list[dict[str, NDArray[Any
 
 
 def _moments(outputs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """p_up, mean, sd and severity of OUTPUTS [4, S]; see `prediction.predict`."""
+    """p_up, p_up_sd, mean, sd and severity of OUTPUTS [4, S]; see `prediction.predict`."""
     logit, mean, sd, severity = outputs.astype(np.float64)
     variance = np.square(sd).mean() + mean.var()
-    return np.array([expit(logit).mean(), mean.mean(), np.sqrt(variance), severity.mean()])
+    p_up = expit(logit)
+    return np.array([p_up.mean(), p_up.std(), mean.mean(), np.sqrt(variance), severity.mean()])

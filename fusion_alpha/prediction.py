@@ -28,9 +28,10 @@ def predict(
     device: torch.device,
     on_batch: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """p_up, mean_ret, sd_ret, severity and kind of the given rows, in their order.
+    """p_up, p_up_sd, mean_ret, sd_ret, severity and kind of the given rows, in their order.
 
-    p_up and severity are means over the samples; sd_ret^2 is the mean variance plus the variance of the means.
+    p_up and severity are means over the samples, p_up_sd is the deviation of p_up over them; sd_ret^2 is the mean
+    variance plus the variance of the means.
     """
     net = net.to(device).eval()
     noise = Noise(samples=mc_samples, share_rows=True)
@@ -42,18 +43,19 @@ def predict(
         parts.append(_moments(output)[:, : len(chosen)])
         if on_batch is not None:
             on_batch(len(chosen))
-    return table(np.concatenate([*parts, np.zeros((4, 0))], axis=1), samples, rows, net.tau())
+    return table(np.concatenate([*parts, np.zeros((5, 0))], axis=1), samples, rows, net.tau())
 
 
 def table(
     moments: NDArray[np.float64], samples: Samples, rows: NDArray[np.int64], tau: tuple[float, float] | None
 ) -> pd.DataFrame:
-    """Predictions of the rows from p_up, mean, sd and severity [4, rows], mean and sd in units of the volatility."""
-    p_up, mean, sd, severity = moments
+    """Predictions of the rows from `_moments` [5, rows], mean and sd in units of the volatility."""
+    p_up, p_up_sd, mean, sd, severity = moments
     volatility = samples.volatility[rows]
     return pd.DataFrame(
         {
             "p_up": p_up,
+            "p_up_sd": p_up_sd,
             "mean_ret": mean * volatility,
             "sd_ret": sd * volatility,
             "severity": severity,
@@ -63,11 +65,12 @@ def table(
 
 
 def _moments(output: Output) -> NDArray[np.float64]:
-    """Rows p_up, mean, sd, severity over the samples [S, B] -> [4, B]."""
+    """Rows p_up, p_up_sd, mean, sd, severity over the samples [S, B] -> [5, B]."""
     mean, sd = output.mean.double(), output.sd.double()
     variance = sd.square().mean(dim=0) + mean.var(dim=0, correction=0)
-    p_up = torch.sigmoid(output.logit.double()).mean(dim=0)
-    moments = [p_up, mean.mean(dim=0), variance.sqrt(), output.severity.double().mean(dim=0)]
+    p_up = torch.sigmoid(output.logit.double())
+    means = [p_up.mean(dim=0), p_up.std(dim=0, correction=0)]
+    moments = [*means, mean.mean(dim=0), variance.sqrt(), output.severity.double().mean(dim=0)]
     return torch.stack(moments).cpu().numpy()
 
 

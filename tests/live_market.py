@@ -44,7 +44,7 @@ class Steady:
     model_id, sha256 = "steady", "0" * 64
 
     def predict(self, data, rows):
-        numbers = {"p_up": 0.6, "mean_ret": 0.001, "sd_ret": 0.01, "severity": 0.0}
+        numbers = {"p_up": 0.6, "p_up_sd": 0.02, "mean_ret": 0.001, "sd_ret": 0.01, "severity": 0.0}
         return pd.DataFrame(dict.fromkeys(numbers, 0.0), index=range(len(rows))).assign(**numbers, kind="none")
 
 

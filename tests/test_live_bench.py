@@ -19,7 +19,7 @@ class Guess:
 
     def predict(self, data, rows):
         self.seen.append((len(rows), int(data.gather(rows).news_mask.sum())))
-        known = {"p_up": 0.5, "mean_ret": 0.01, "sd_ret": 0.02, "severity": 0.5, "kind": "none"}
+        known = {"p_up": 0.5, "p_up_sd": 0.02, "mean_ret": 0.01, "sd_ret": 0.02, "severity": 0.5, "kind": "none"}
         return pd.DataFrame(known, index=range(len(rows)))
 
 

@@ -14,7 +14,7 @@ from fusion_alpha.live.clock import SimulatedClock
 from fusion_alpha.live.router import Row
 
 CLOSE = pd.Timestamp("2020-01-02T21:00Z")
-SIGNAL = {"price": 48.09, "s": -0.17, "cs": 0.94, "p_up": 0.4, "mean_ret": -0.0041, "sd_ret": 0.0155}
+SIGNAL = {"price": 48.09, "s": -0.17, "cs": 0.94, "p_up": 0.4, "p_up_sd": 0.026, "mean_ret": -0.0041, "sd_ret": 0.0155}
 WELL = {"simulated": True, "killed": None, "journal": "ok", "feed_failures": 0}
 ROWS = {
     "TSLA": Row(CLOSE, SIGNAL | {"action": "sell", "weight": -0.2}, 2.645),
@@ -50,7 +50,7 @@ def test_every_column_is_whole(width, head, monkeypatch):
     assert "…" not in "".join(lines)
     assert len(lines) == 2 + 1 + 4 + 1
     (tesla,) = (line for line in lines if line.startswith("TSLA"))
-    assert " ".join(tesla.split()) == "TSLA 48.09 -0.17 +0.94 0.400 -0.41±1.55% sell -0.200 1.1 h 2645 ms"
+    assert " ".join(tesla.split()) == "TSLA 48.09 -0.17 +0.94 0.40±0.03 -0.41±1.55% sell -0.200 1.1 h 2645 ms"
     assert "waiting" in lines[3]
     assert lines[-1] == "no signal: 1 halted: waiting for good bars"
 
@@ -74,9 +74,9 @@ def test_without_a_terminal_a_bar_is_lines_that_fit(monkeypatch, caplog):
         made.lines()
     assert caplog.messages == [
         "SIMULATED bar 2020-01-02 21:00 UTC: equity 1.0123, latency 2645 ms",
-        "SIMULATED TSLA 48.09, sell -0.200, P(up) 0.400, return -0.41±1.55%, news -0.17, contra +0.94",
+        "SIMULATED TSLA 48.09, sell -0.200, P(up) 0.40±0.03, return -0.41±1.55%, news -0.17, contra +0.94",
         "SIMULATED GOOGL 12248.09 no signal: halted: waiting for good bars",
-        "SIMULATED NVDA 48.09, hold +0.000, P(up) 0.400, return -0.41±1.55%, news -0.17, contra +0.94",
+        "SIMULATED NVDA 48.09, hold +0.000, P(up) 0.40±0.03, return -0.41±1.55%, news -0.17, contra +0.94",
     ]
     assert max(map(len, caplog.messages)) <= 120 - len("15:13:28 INFO     ")
 

@@ -141,7 +141,7 @@ def whole(world, tmp_path_factory):
 
 def forecasts(run: Run) -> dict[tuple[str, str], tuple]:
     """What does not depend on the book: forecasts and features of each signal."""
-    names = ("p_up", "mean_ret", "sd_ret", "severity", "kind", "price", "s", "cs")
+    names = ("p_up", "p_up_sd", "mean_ret", "sd_ret", "severity", "kind", "price", "s", "cs")
     return {key: tuple(data[name] for name in names) for key, data in run.signals().items()}
 
 

@@ -25,7 +25,7 @@ from fusion_alpha.trading import decide
 BARS, route, said_by = test_live_router.BARS, test_live_router.route, test_live_router.said_by
 world = test_live_router.world  # a fixture
 PRECISIONS = ("float32", "int8")
-NUMBERS = ("p_up", "mean_ret", "sd_ret", "severity")
+NUMBERS = ("p_up", "p_up_sd", "mean_ret", "sd_ret", "severity")
 
 
 @pytest.fixture(scope="module", autouse=True)

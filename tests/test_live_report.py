@@ -40,6 +40,7 @@ def write(path, bars: int = BARS, tickers=("AAPL", "TSLA"), simulated: bool = Tr
                 reason = "killed: signal" if number >= bars - 2 else reason
                 said = {
                     "p_up": 0.6,
+                    "p_up_sd": 0.02,
                     "mean_ret": 0.001,
                     "sd_ret": 0.01,
                     "severity": 0.5,

@@ -126,7 +126,7 @@ def test_a_replay_gives_the_signals_of_the_batch_pipeline_to_the_bit(world, engi
     assert len(signals) == BARS * 3
     for signal_ in signals:
         row = batch[(batch["ticker"] == signal_["ticker"]) & (batch["bar_close_utc"] == signal_["close_utc"])].iloc[0]
-        for name in ("p_up", "mean_ret", "sd_ret", "severity", "kind"):
+        for name in ("p_up", "p_up_sd", "mean_ret", "sd_ret", "severity", "kind"):
             assert signal_[name] == row[name], name
         assert pd.Timestamp(signal_["decided_utc"]) == row["decided_utc"]
     first = [one for one in signals if one["close_utc"] == signals[0]["close_utc"]]

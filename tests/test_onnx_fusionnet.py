@@ -30,7 +30,7 @@ from stages import export as export_stage
 from stages import predict as predict_stage
 
 CPU = torch.device("cpu")
-NUMBERS = ["p_up", "mean_ret", "sd_ret", "severity"]
+NUMBERS = ["p_up", "p_up_sd", "mean_ret", "sd_ret", "severity"]
 LOOSE = Limits(1e9, agreement=0, f1_drop=1)  # int8 is shipped whatever it says
 
 

@@ -120,7 +120,9 @@ def test_a_rare_kind_is_named_in_metrics_only_where_there_is_any(tmp_path, monke
     """So a source without any keeps the bytes of its metrics."""
     cfg = configuration("csv")
     news = pd.DataFrame({"text": ["a@b.co"], "source_id": ["1"], "author": pd.Series([None], dtype="str")})
-    news = news.assign(ticker="A", published_utc=pd.Timestamp(0, tz="UTC"), lang=None, is_repost=False, followers=pd.NA, version=1)
+    news = news.assign(
+        ticker="A", published_utc=pd.Timestamp(0, tz="UTC"), lang=None, is_repost=False, followers=pd.NA, version=1
+    )
     assert "accounts" not in cleaning._without_personal_data(news, cfg)[1]["before"]
     counts = cleaning._without_personal_data(news.assign(text="4111-1111-1111-1111"), cfg)[1]
     assert (counts["before"]["accounts"], counts["after"]["accounts"]) == (1, 0)

@@ -64,6 +64,9 @@ def test_moments_over_the_samples(model):
     p_up = torch.sigmoid(output.logit).mean(dim=0).numpy()
     mean, sd = output.mean.numpy(), output.sd.numpy()
     np.testing.assert_allclose(said["p_up"], p_up, rtol=1e-5)
+    spread = torch.sigmoid(output.logit).std(dim=0, correction=0).numpy()
+    np.testing.assert_allclose(said["p_up_sd"], spread, rtol=1e-4)
+    assert (spread > 0).all()
     np.testing.assert_allclose(said["mean_ret"], mean.mean(axis=0) * 0.02, rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(said["sd_ret"], np.sqrt((sd**2).mean(axis=0) + mean.var(axis=0)) * 0.02, rtol=1e-5)
     np.testing.assert_allclose(said["severity"], output.severity.mean(dim=0).numpy(), rtol=1e-5)
@@ -83,7 +86,7 @@ def test_a_row_is_predicted_alone_as_among_others(model):
     together = say(net, data, rows)
     for place in (0, 1, 100, 255, 256, len(rows) - 1):
         alone = say(net, data, rows[place : place + 1])
-        for name in ("p_up", "mean_ret", "sd_ret", "severity"):
+        for name in ("p_up", "p_up_sd", "mean_ret", "sd_ret", "severity"):
             assert alone[name][0] == pytest.approx(together[name][place], rel=1e-6, abs=1e-9)
         assert alone["kind"][0] == together["kind"][place]
     shuffled = np.random.default_rng(0).permutation(len(rows))

@@ -70,7 +70,7 @@ def market(
     mean = (drift + noise * rng.standard_normal(len(drift))).to_numpy()
     clock = built[["decided_utc", "split"]]
     predictions = key.assign(**clock, model_id="abc123", fold="holdout", p_up=0.5 + np.clip(mean * 5, -0.4, 0.4))
-    predictions = predictions.assign(mean_ret=mean, sd_ret=SIGMA, severity=0.5, kind=scores["kind"])
+    predictions = predictions.assign(p_up_sd=0.02, mean_ret=mean, sd_ret=SIGMA, severity=0.5, kind=scores["kind"])
     contradiction = scores.assign(
         n_news=1, z_r=0.0, severity=0.5, p_touch_high=0.5, p_touch_low=0.5, null_drawdown=0.01
     )

@@ -23,7 +23,7 @@ WRITTEN = {
     "text": ("text",),
     "contradiction": ("contradiction",),
 }
-FORECASTS = ["p_up", "mean_ret", "sd_ret", "severity"]
+FORECASTS = ["p_up", "p_up_sd", "mean_ret", "sd_ret", "severity"]
 ROWS = "(rows)"  # counted like a column: rows that one side alone has
 
 

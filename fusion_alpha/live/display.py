@@ -123,7 +123,7 @@ def _cells(row: Row | None, now: pd.Timestamp) -> list[str | Text]:
         _number(data.get("price"), ".2f"),
         _number(data.get("s"), "+.2f"),
         _number(data.get("cs"), "+.2f"),
-        _number(data.get("p_up"), ".3f"),
+        _chance(data),
         _return(data),
         Text(action, style=_COLOURS.get(action, "yellow")),
         _number(data.get("weight"), "+.3f"),
@@ -157,13 +157,18 @@ def _in_words(data: dict[str, Any]) -> str:
     price = _number(data.get("price"), ".2f")
     if "reason" in data:
         return f"{price} no signal: {data['reason']}".strip()
-    parts = [price, f"{data['action']} {data['weight']:+.3f}", f"P(up) {data['p_up']:.3f}", f"return {_return(data)}"]
+    parts = [price, f"{data['action']} {data['weight']:+.3f}", f"P(up) {_chance(data)}", f"return {_return(data)}"]
     parts += [
         f"{name} {value:+.2f}"
         for name, value in (("news", data.get("s")), ("contra", data.get("cs")))
         if value is not None
     ]
     return ", ".join(parts)
+
+
+def _chance(data: dict[str, Any]) -> str:
+    p_up, deviation = data.get("p_up"), data.get("p_up_sd")
+    return f"{p_up:.2f}±{deviation:.2f}" if p_up is not None and deviation is not None else ""
 
 
 def _return(data: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ class Engine(Protocol):
         ...
 
     def predict(self, data: Samples, rows: NDArray[np.int64]) -> pd.DataFrame:
-        """p_up, mean_ret, sd_ret, severity and kind of the rows, in their order."""
+        """p_up, p_up_sd, mean_ret, sd_ret, severity and kind of the rows, in their order."""
         ...
 
 

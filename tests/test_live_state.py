@@ -124,6 +124,30 @@ def test_a_late_bar_makes_later_rows_be_computed_again(market):
 
 
 @pytest.mark.parametrize("market", ["1d"], indirect=True)
+def test_what_no_row_needs_is_forgotten_and_changes_nothing(market):
+    cfg, history, rest, _ = market
+    with Texts(cfg) as texts:
+        texts.load([*history.news["text"], *rest.news["text"]])
+        state = routed((cfg, history, rest, texts))
+        whole = State(history, texts.vectors, cfg)  # knows items that no row needs
+        last = closes(rest)[-1]
+        oldest = min(rows["times"][0, 2] for rows in state._rows.values())
+        known, vectors = len(state._known), len(texts.vectors._rows)
+        used = state.forget()
+        texts.forget_but(used)
+        assert set(texts.vectors._rows) == used
+        assert len(used) < vectors
+        assert len(state._known) < known
+        assert min(state._known.values()) >= oldest
+        before = state.table("news_bars")
+        texts.load(history.news["text"])
+        assert state.add_news(*items(history.news, texts)) == [None] * len(history.news)
+        state._again(int(last.value // 1000))
+        pd.testing.assert_frame_equal(state.table("news_bars"), before)
+        assert whole._pending == state._pending == []
+
+
+@pytest.mark.parametrize("market", ["1d"], indirect=True)
 def test_a_late_headline_goes_to_the_bar_that_it_belongs_to(market):
     cfg, history, rest, texts = market
     first, last = closes(rest)[0], closes(rest)[-1]

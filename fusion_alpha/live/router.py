@@ -42,6 +42,7 @@ OK, BROKEN = 0, 74  # exit status; EX_IOERR of sysexits.h where the journal coul
 _TEXT_PATIENCE_S = 10.0  # of the wall's clock, for texts of a bar that is due
 _GAPS = 2  # bars of the calendar for each bar of a ticker, at most
 _NO_CHANGE = 1e-9  # of a weight
+_FORGET_BARS = 100  # after as many, what no table needs any more is forgotten
 _QUIET_POLL_S = 60.0  # between two looks at the feed while no bar is due; headlines come at any time
 STALE, LATE = "STALE", "LATE"  # became too old here; was too old when it came
 
@@ -115,7 +116,7 @@ class Router:
         self._failures = 0
         self._said: dict[str, str] = {}
         self._steps: dict[str, float] = {}  # seconds of each step of the bar that is dealt with
-        self._done = False
+        self._done, self._dealt = False, 0
 
     def run(self) -> int:
         """Until the feed ends, `stop` is set, or with `once` a bar is dealt with; returns the exit status."""
@@ -373,6 +374,9 @@ class Router:
         parts.metrics.last_bar.set(close.timestamp())
         self._done = self.once
         self.on_bar()
+        self._dealt += 1
+        if self._dealt % _FORGET_BARS == 0:
+            self.parts.texts.forget_but(self._state.forget())
 
     def _texts_of(self, close: pd.Timestamp) -> bool:
         """Are the texts of the bar in the tables, after some patience?"""

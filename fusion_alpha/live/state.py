@@ -138,6 +138,13 @@ class State:
         else:
             self._extend(at, sorted(bar.ticker for bar in bars))
 
+    def forget(self) -> set[str]:
+        """Forget items from before the rows that are held: they change none. Returns hashes of the other texts."""
+        oldest = {name: int(rows["times"][0, _CUTOFF]) for name, rows in self._rows.items()}
+        self._known = {key: time for key, time in self._known.items() if time >= oldest[key[0]]}
+        held = (item for news in self._news.values() for one in news.values() for item in one.items)
+        return {item.text_hash for item in (*self._pending, *held)}
+
     def span(self, ticker: str, bars: int) -> int:
         """How many bars of the calendar the ticker's last `bars` rows stretch over; 0 where it has fewer."""
         closes = self._quotes[ticker]["times"][:, _CLOSE]
@@ -262,7 +269,8 @@ class State:
         ratio = (history.prices["adj_close"] / history.prices["close"]).to_numpy("float64")
         self._ratio = {name: float(ratio[of[name][0]]) for name in self.tickers}
         self._pending = list[News]()
-        self._known = set(zip(joined["ticker"], joined["news_id"], strict=True))
+        published = _microseconds(joined["published_utc"]).tolist()
+        self._known = dict(zip(zip(joined["ticker"], joined["news_id"], strict=True), published, strict=True))
         self._news = {name: dict[int, BarNews]() for name in self.tickers}
         oldest = joined["ticker"].map({name: instant(rows["times"][0, _CLOSE]) for name, rows in self._rows.items()})
         recent = joined[joined["bar_close_utc"] >= oldest]
@@ -276,7 +284,7 @@ class State:
         key = (item.ticker, item.news_id)
         if key in self._known or item.ticker not in self._rows:
             return False
-        self._known.add(key)
+        self._known[key] = microseconds(item.published_utc)
         self._pending.append(item)
         return True
 

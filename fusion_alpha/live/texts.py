@@ -55,6 +55,10 @@ class Vectors:
         rows = zip(embedded.embeddings, embedded.probabilities, strict=True)
         self._rows.update(zip(names, rows, strict=True))
 
+    def keep(self, names: set[str]) -> None:
+        """Forget all others."""
+        self._rows = {name: row for name, row in self._rows.items() if name in names}
+
     def rows(self, names: list[str]) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
         """Embeddings [n, D] and probabilities [n, 3] of these hashes; KeyError for one that is not there."""
         rows = [self._rows[name] for name in names]
@@ -119,6 +123,12 @@ class Texts:
             self._require_going()
             done, self._ready = self._ready, []
             return done
+
+    def forget_but(self, names: set[str]) -> None:
+        """Forget embeddings of other texts, unless items that may have them are on their way to the tables."""
+        with self._changed:
+            if not self._working and not self._ready:
+                self.vectors.keep(names)
 
     def missing(self, before: pd.Timestamp) -> bool:
         """Is an item that was published before then not done yet? Raises what stopped the thread."""

@@ -24,7 +24,7 @@ from scipy.special import expit
 from fusion_alpha import checkpoint, prediction
 from fusion_alpha.config import Config, ModelConfig
 from fusion_alpha.errors import InputError
-from fusion_alpha.fusionnet import DROPOUTS
+from fusion_alpha.fusionnet import DROPOUTS, FusionNet, Noise
 from fusion_alpha.onnx_models import session, verified
 from fusion_alpha.samples import Batch, Samples
 
@@ -120,12 +120,7 @@ class OnnxFusionNet:
     def require_exported_from(self, folder: Path) -> None:
         """InputError where the checkpoint in `folder` is another one; where there is none, it says nothing."""
         if (folder / checkpoint.WEIGHTS).is_file() and checkpoint.fingerprint(folder)[:12] != self.model_id:
-            raise InputError(
-                f"the checkpoint is {checkpoint.fingerprint(folder)[:12]}, exported was {self.model_id}",
-                file=folder,
-                rule="predict.engine=onnx answers for the checkpoint that is there",
-                remedy="run `dvc repro export`",
-            )
+            raise _other(checkpoint.fingerprint(folder)[:12], self.model_id, folder)
 
     def predict(
         self,
@@ -172,6 +167,36 @@ class OnnxFusionNet:
                     rule=f"at most {limit:g}",
                     remedy="this processor computes something else: set predict.engine=torch",
                 )
+
+
+@torch.no_grad()
+def require_golden(net: FusionNet, model_id: str, folder: Path) -> None:
+    """InputError where torch's network does not give the golden answers of its export, or `folder` is of another."""
+    manifest = verified(folder, FORMAT, _REMEDY)
+    if manifest["model_id"] != model_id:
+        raise _other(model_id, manifest["model_id"], folder)
+    golden, limit = load_file(folder / GOLDEN), LIMITS["float32"].difference
+    tokens = {name: torch.from_numpy(golden[name]) for name in inputs(net.model)}
+    fields: dict[str, Any] = dict.fromkeys(Batch.__dataclass_fields__) | tokens
+    output = net(Batch(**fields), Noise(samples=len(golden[MASKS[0]]), share_rows=True))
+    found = torch.stack([getattr(output, name) for name in OUTPUTS]).permute(2, 0, 1).numpy()
+    off = difference(found, golden["float32"])
+    if not off <= limit:
+        raise InputError(
+            f"golden rows: answers differ by {off:.2g}",
+            file=folder / GOLDEN,
+            rule=f"at most {limit:g}",
+            remedy="the network in memory is not the one that was trained: run `dvc checkout`; or torch was changed",
+        )
+
+
+def _other(found: str, exported: str, folder: Path) -> InputError:
+    return InputError(
+        f"the checkpoint is {found}, exported was {exported}",
+        file=folder,
+        rule="a model answers the golden inputs of its own export",
+        remedy="run `dvc repro export`",
+    )
 
 
 def each_row(batch: Batch, names: tuple[str, ...]) -> list[dict[str, NDArray[Any]]]:

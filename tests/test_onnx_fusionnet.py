@@ -1,5 +1,6 @@
 """FusionNet on ONNX Runtime: torch's predictions within stated limits, bits of a row its own, nothing changed loads."""
 
+import copy
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -99,6 +100,19 @@ def near(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     for name in NUMBERS:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
     assert (found["kind"] == expected["kind"]).all()
+
+
+def test_torch_must_give_the_golden_answers_of_its_own_export(whole):
+    folder, net, _, _ = whole
+    model_id = checkpoint.fingerprint(folder / "fusionnet")[:12]
+    onnx_fusionnet.require_golden(net, model_id, folder / "onnx")
+    with pytest.raises(InputError, match="exported was"):
+        onnx_fusionnet.require_golden(net, "0" * 12, folder / "onnx")
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        next(other.heads.parameters())[0, 0] += 0.01
+    with pytest.raises(InputError, match="golden rows: answers differ by"):
+        onnx_fusionnet.require_golden(other, model_id, folder / "onnx")
 
 
 def test_float32_predicts_what_torch_predicts_also_where_features_are_unknown(whole):

@@ -43,10 +43,13 @@ class Engine(Protocol):
 class TorchEngine:
     """The checkpoint as `stages/predict.py` uses it: the same batches, so the same bits."""
 
-    def __init__(self, folder: Path, cfg: Config) -> None:
+    def __init__(self, folder: Path, cfg: Config, exported: Path | None = None) -> None:
+        """exported: folder whose golden inputs the network must answer."""
         try:
             require_whole(folder)
             self._net, self.model_id = checkpoint.load(folder, feature_names(cfg), cfg)
+            if exported is not None:
+                onnx_fusionnet.require_golden(self._net, self.model_id, exported)
         except ModelError:
             raise
         except InputError as error:
@@ -84,10 +87,11 @@ class OnnxEngine:
 def load(cfg: Config, run: Path = Path(), folder: Path | None = None) -> Engine:
     """The engine of `predict.engine`, from `folder` or from the models of a run; ModelError unless it is whole.
 
-    An exported model of the run must be that of the run's checkpoint, where there is one.
+    An exported model of the run must be that of the run's checkpoint, where there is one; torch must answer its golden
+    inputs.
     """
     if cfg.predict.engine == "torch":
-        return TorchEngine(folder or run / checkpoint.FOLDER, cfg)
+        return TorchEngine(folder or run / checkpoint.FOLDER, cfg, None if folder else run / onnx_fusionnet.FOLDER)
     engine = OnnxEngine(folder or run / onnx_fusionnet.FOLDER, cfg)
     if folder is None:
         engine.require_exported_from(run / checkpoint.FOLDER)

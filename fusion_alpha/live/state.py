@@ -81,6 +81,8 @@ class State:
                 f"parameter target.session_rule = {cfg.target.session_rule!r}",
                 rule="the router decides at a bar's close: cutoff",
             )
+        self._known = dict[tuple[str, str], int]()  # when each known item was published
+        self._news = dict[str, dict[int, BarNews]]()
         self._load(history)
 
     def last_close(self, ticker: str) -> pd.Timestamp:
@@ -271,7 +273,7 @@ class State:
         self._pending = list[News]()
         published = _microseconds(joined["published_utc"]).tolist()
         self._known = dict(zip(zip(joined["ticker"], joined["news_id"], strict=True), published, strict=True))
-        self._news = {name: dict[int, BarNews]() for name in self.tickers}
+        self._news = {name: {} for name in self.tickers}
         oldest = joined["ticker"].map({name: instant(rows["times"][0, _CLOSE]) for name, rows in self._rows.items()})
         recent = joined[joined["bar_close_utc"] >= oldest]
         for (name, _), part in recent.groupby(["ticker", "bar_close_utc"]):

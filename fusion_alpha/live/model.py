@@ -6,6 +6,7 @@ answers that it must give. One wrong bit is one that nobody trained, so it is re
 """
 
 import hashlib
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,8 @@ from fusion_alpha import checkpoint, onnx_fusionnet, prediction, samples, traini
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.samples import Samples
+
+log = logging.getLogger(__name__)
 
 
 class ModelError(InputError):
@@ -87,11 +90,17 @@ class OnnxEngine:
 def load(cfg: Config, run: Path = Path(), folder: Path | None = None) -> Engine:
     """The engine of `predict.engine`, from `folder` or from the models of a run; ModelError unless it is whole.
 
-    An exported model of the run must be that of the run's checkpoint, where there is one; torch must answer its golden
-    inputs.
+    An exported model of the run must be that of the run's checkpoint, where there is one; torch must then answer its
+    golden inputs.
     """
     if cfg.predict.engine == "torch":
-        return TorchEngine(folder or run / checkpoint.FOLDER, cfg, None if folder else run / onnx_fusionnet.FOLDER)
+        exported = run / onnx_fusionnet.FOLDER
+        if folder is not None or not exported.exists():
+            log.warning(
+                "no export beside the checkpoint: its bytes are checked, its answers are not (`dvc repro export`)"
+            )
+            return TorchEngine(folder or run / checkpoint.FOLDER, cfg)
+        return TorchEngine(run / checkpoint.FOLDER, cfg, exported)
     engine = OnnxEngine(folder or run / onnx_fusionnet.FOLDER, cfg)
     if folder is None:
         engine.require_exported_from(run / checkpoint.FOLDER)

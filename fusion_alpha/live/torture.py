@@ -224,6 +224,8 @@ def soak(made: World, minutes: float, speed: float) -> dict[str, Any]:
         process.terminate()
         status = process.wait()
     stop_s = time.monotonic() - began
+    if time.monotonic() < end:
+        raise RuntimeError(f"the router ended by itself, with status {status}")
     table = pd.DataFrame(seen)
     settled = table.iloc[int(_WARM_UP * len(table)) :]
     slope = float(np.polyfit(settled["bars"], settled["rss"], 1)[0])

@@ -111,6 +111,9 @@ def test_the_book_shows_the_same_answers_and_can_do_without(lake, monkeypatch):
     import results
 
     monkeypatch.setattr(results, "ROOT", lake)
-    assert [tuple(row) for row in exhibits.answer("year").rows] == asked(lake, "year")
+    # A year is shown as text: as a number it would get a thousands separator.
+    assert [tuple(row) for row in exhibits.answer("year").rows] == [
+        (str(year), *rest) for year, *rest in asked(lake, "year")
+    ]
     (lake / "data/features/contradiction.parquet").unlink()
     assert "No tables here" in exhibits.answer("year")._repr_html_()

@@ -515,7 +515,8 @@ def test_the_table_of_published_figures_is_whole():
     rows = yaml.safe_load((ROOT / "docs/stocknet_published.yaml").read_text())
     assert len(rows["systems"]) >= 9
     for row in rows["systems"]:
-        assert {"name", "year", "set", "accuracy", "mcc", "inputs", "caveat"} <= set(row), row["name"]
+        assert {"name", "set", "accuracy", "mcc", "inputs", "caveat"} <= set(row), row["name"]
+        assert ("cite" in row) is not row["caveat"].startswith("recomputed"), row["name"]
 
 
 def test_committed_counts_are_the_benchmarks():
@@ -561,7 +562,18 @@ def test_what_a_run_is_named_by_covers_the_code_that_it_runs():
     from test_structure import reached
 
     given = {"config", "errors", "executor", "files", "splits", "stage", "tables", "technical", "indicators", "windows"}
-    given |= {"workspace", "sessions", "raw", "panel", "pii", "cleaning", "statistics", "walkforward", "layers"}
+    given |= {
+        "workspace",
+        "sessions",
+        "raw",
+        "panel",
+        "pii",
+        "cleaning",
+        "statistics",
+        "walkforward",
+        "layers",
+        "sealed",
+    }
     for names, module in ((runs._TABULAR, "tabular"), (runs._NETWORK, "networks")):
         files = reached(ROOT / f"fusion_alpha/stocknet/{module}.py")
         ours = {path.stem for path in files if path.parent.name in ("fusion_alpha", "stocknet")} - {"__init__"}

@@ -28,6 +28,8 @@ from fusion_alpha.fusionnet import FusionNet
 _COUNTERS = ("epoch", "step", "best_epoch", "best_loss", "curves")
 _PACKAGES = ("fusion_alpha", "kernels")
 _CODE = (".py", ".cu", ".cuh")
+# What libraries raise for a header, a name or a tensor that nobody wrote.
+_DAMAGED = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 @dataclass
@@ -58,15 +60,18 @@ class TrainState:
 
     def load(self, path: Path) -> None:
         """Become the state that `dump` wrote to `path`, for the same network; InputError for a damaged file."""
-        parts: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}, "optimizer": {}}
         try:
-            with safe_open(path, framework="pt") as file:
-                counters: dict[str, Any] = json.loads(file.metadata()["state"])
-                for name in file.keys():  # noqa: SIM118 (not a mapping)
-                    part, _, rest = name.partition("/")
-                    parts[part][rest] = file.get_tensor(name)
-        except SafetensorError as error:
-            raise InputError(f"not a state of a training ({error})", file=path, remedy="remove it") from None
+            self._take(path)
+        except _DAMAGED as error:
+            raise InputError(f"not a state of a training ({error!r})", file=path, remedy="remove it") from None
+
+    def _take(self, path: Path) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}, "optimizer": {}}
+        with safe_open(path, framework="pt") as file:
+            counters: dict[str, Any] = json.loads(file.metadata()["state"])
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part, _, rest = name.partition("/")
+                parts[part][rest] = file.get_tensor(name)
         self.net.load_state_dict(parts["net"])
         device = next(self.net.parameters()).device
         self.best_weights = {name: value.to(device) for name, value in parts["best"].items()}

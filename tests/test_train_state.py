@@ -4,9 +4,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fusion_market import complete, configuration, market
+from safetensors.numpy import save as to_bytes
 
 from fusion_alpha import samples, tables, tracking, train_state, training
 from fusion_alpha.config import ExecutorConfig
@@ -122,9 +124,12 @@ def test_a_state_becomes_itself_through_its_bytes(cfg, tmp_path):
         assert {**group, "params": 0} == {**other, "params": 0}
 
 
-def test_a_damaged_state_is_an_error(cfg, tmp_path):
+@pytest.mark.parametrize("damage", ["half a state", "no counters", "counters of another kind", "a name of no part"])
+def test_a_damaged_state_is_an_error(cfg, tmp_path, damage):
     path = tmp_path / "state"
-    path.write_bytes(b"half a state")
+    tensors = {"other/x" if damage == "a name of no part" else "net/x": np.zeros(1, np.float32)}
+    counters = None if damage == "no counters" else {"state": "{" if damage.startswith("counters") else "{}"}
+    path.write_bytes(damage.encode() if damage == "half a state" else to_bytes(tensors, counters))
     with pytest.raises(InputError, match=r"(?s)not a state of a training.*remedy: remove it"):
         training.start(samples.build(market(), cfg), cfg, CPU).load(path)
 

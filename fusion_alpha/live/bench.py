@@ -99,6 +99,9 @@ class PacedClock(SteppedClock):
         stop.wait(seconds / self._speed)
         super().wait(seconds, stop)
 
+    def skip(self, time: pd.Timestamp) -> None:
+        self._now = max(self._now, time).as_unit("us")
+
 
 class BusyFeed(TableFeed):
     """Bars of a table, and headlines that come when they are published."""

@@ -114,8 +114,14 @@ def test_every_page_is_quiet_complete_and_fits_a_phone(browser: Any, site: Path)
 
 STOPS = """[...document.querySelectorAll("a[href], input, summary, [tabindex='0']")]
   .filter((one) => one.checkVisibility()).length"""
-FOCUS = """() => {
-  const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);
+# The browser scrolls to what has the focus in one of the next frames.
+FOCUS = """async () => {
+  const one = document.activeElement, style = getComputedStyle(one);
+  let box = one.getBoundingClientRect();
+  for (let frame = 0; frame < 60 && (box.bottom <= 0 || box.top >= innerHeight); frame++) {
+    await new Promise((next) => requestAnimationFrame(next));
+    box = one.getBoundingClientRect();
+  }
   return {tag: one.tagName, text: (one.textContent || one.getAttribute("aria-label") || "").trim().slice(0, 40),
     main: !!one.closest("main"), outline: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0,
     seen: box.width > 0 && box.right > 0 && box.left < innerWidth && box.bottom > 0 && box.top < innerHeight};

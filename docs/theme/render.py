@@ -222,6 +222,11 @@ def picture(url: str, alt: str, width: str | None = None) -> str:
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Figure">{image}</div>'
 
 
+def breakable(name: str) -> str:
+    """A long name may go on in the next line after an underscore or a slash: cells of tables are narrow."""
+    return re.sub(r"(?<=[_/])(?=\w)", "<wbr>", name) if len(name) > 24 else name
+
+
 def scrolled(table: str) -> str:
     """A wide table scrolls inside its own box, which the keyboard can reach."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{table}</div>\n'
@@ -265,7 +270,7 @@ WRAPPED = {
 RULES: dict[str, Callable[[Page, Node], str]] = {
     **dict.fromkeys(("root", "block", "outputs", "mystDirective", "mystRole", "include", "caption"), Page.children),
     "text": lambda page, node: escape(node["value"], quote=False),
-    "inlineCode": lambda page, node: f"<code>{escape(node['value'], quote=False)}</code>",
+    "inlineCode": lambda page, node: f"<code>{breakable(escape(node['value'], quote=False))}</code>",
     "inlineExpression": Page.children,
     "break": lambda page, node: "<br>",
     "thematicBreak": lambda page, node: "<hr>",
@@ -385,7 +390,7 @@ def sections(slug: str, html: str) -> list[dict[str, str]]:
 
 
 def plain(html: str) -> str:
-    joined = re.sub(r"</?(?:a|abbr|code|em|mark|span|strong|sub|sup)\b[^>]*>", "", html)
+    joined = re.sub(r"</?(?:a|abbr|code|em|mark|span|strong|sub|sup|wbr)\b[^>]*>", "", html)
     return " ".join(unescape(re.sub("<[^>]+>", " ", joined)).split())
 
 

@@ -1,6 +1,7 @@
 """What every test needs: quiet libraries, the repository as working folder, and the real inputs where present."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _in_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def torch_as_it_was() -> Iterator[None]:
+    """Settings of torch that a training changes, as they were before the module's tests."""
+    import torch  # seconds, which tests without it need not pay
+
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from fusion_alpha import config
+from fusion_alpha import config, samples
 from fusion_alpha.config import Config
-from fusion_alpha.live import feed
+from fusion_alpha.live import feed, router
+from fusion_alpha.live.broker import PaperBroker
+from fusion_alpha.live.clock import SteppedClock
+from fusion_alpha.live.journal import Journal
+from fusion_alpha.live.monitor import Metrics
+from fusion_alpha.live.state import State
+from fusion_alpha.live.switch import KillSwitch
+from fusion_alpha.live.texts import Texts
 
 SMALL = ["data.lab.n_tickers=3", "text=stub", "contradiction.n_paths=64", "contradiction.severity_bars=80"]
 DAILY = ["data.lab.first_session=2019-05-01", "technical.warmup_bars=60", "live.window_bars=130"]
@@ -54,3 +61,28 @@ def recent(history: feed.History, tickers: tuple[str, ...], bars: int = 150) -> 
     news = history.news[history.news["ticker"].isin(tickers)]
     news = news[news["published_utc"] > prices["bar_close_utc"].min()]
     return feed.History(prices.reset_index(drop=True), news)
+
+
+def batch_samples(cfg: Config, history: feed.History, rest: feed.History) -> samples.Samples:
+    """Samples of all bars, as the batch layers make them."""
+    parts = [pd.concat([getattr(history, name), getattr(rest, name)]) for name in ("prices", "news")]
+    keys = (["ticker", "bar_close_utc"], ["ticker", "news_id"])
+    everything = feed.History(
+        *(part.sort_values(key, ignore_index=True) for part, key in zip(parts, keys, strict=True))
+    )
+    with Texts(cfg) as texts:
+        texts.load(everything.news["text"])
+        state = State(everything, texts.vectors, cfg)
+    frames = {name: state.table(name) for name in ("panel", "technical", "contradiction", "news_bars")}
+    frames["text"] = texts.vectors.table(frames["news_bars"]["text_hash"].unique().tolist())
+    return samples.build(frames, cfg)
+
+
+def steady_router(
+    cfg: Config, source: feed.Feed, history: feed.History, start: pd.Timestamp, journal: Journal, texts: Texts
+) -> router.Router:
+    """A router of TSLA with the engine that says the same of everything, its clock at `start`."""
+    rest = (PaperBroker(cfg), KillSwitch(None), Metrics())
+    return router.Router(
+        router.Parts(cfg, source, history, SteppedClock(start), journal, Steady(), texts, *rest), ["TSLA"]
+    )

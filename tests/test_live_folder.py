@@ -12,13 +12,9 @@ from fusion_alpha import cleaning, sources
 from fusion_alpha.config import CsvConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.live import router
-from fusion_alpha.live.broker import PaperBroker
-from fusion_alpha.live.clock import SteppedClock
 from fusion_alpha.live.feed import History, Polled
 from fusion_alpha.live.folder_feed import FolderFeed
 from fusion_alpha.live.journal import Journal, read
-from fusion_alpha.live.monitor import Metrics
-from fusion_alpha.live.switch import KillSwitch
 from fusion_alpha.live.texts import Texts
 
 HISTORY = 60  # sessions that the pipeline has seen
@@ -316,20 +312,8 @@ def test_a_growing_folder_drives_the_router(tmp_path):
         append(folder / f"prices/{ticker}.csv", ",".join(["date", *columns[1:]]), rows(first)[ticker])
     with Journal(path) as journal, Texts(cfg) as texts:
         source = FolderFeed(cfg, history)
-        clock = SteppedClock(first + pd.Timedelta(seconds=cfg.live.settle_s))
-        parts = router.Parts(
-            cfg,
-            source,
-            history,
-            clock,
-            journal,
-            live_market.Steady(),
-            texts,
-            PaperBroker(cfg),
-            KillSwitch(None),
-            Metrics(),
-        )
-        made, seen = router.Router(parts, ["TSLA"]), []
+        start = first + pd.Timedelta(seconds=cfg.live.settle_s)
+        made, seen = live_market.steady_router(cfg, source, history, start, journal, texts), []
 
         def on_bar() -> None:
             seen.append(1)

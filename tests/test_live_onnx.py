@@ -10,15 +10,13 @@ import pandas as pd
 import pytest
 import test_live_router
 import torch
+from live_market import batch_samples
 
 import live_router
-from fusion_alpha import checkpoint, onnx_export, onnx_fusionnet, samples, training
+from fusion_alpha import checkpoint, onnx_export, onnx_fusionnet, training
 from fusion_alpha.fusionnet import FusionNet
 from fusion_alpha.live import model
-from fusion_alpha.live.feed import History
 from fusion_alpha.live.model import ModelError, OnnxEngine, TorchEngine
-from fusion_alpha.live.state import State
-from fusion_alpha.live.texts import Texts
 from fusion_alpha.onnx_fusionnet import LIMITS, Limits
 from fusion_alpha.trading import decide
 
@@ -39,15 +37,7 @@ def _int8_whatever_it_says():
 def data(world):
     """Samples of all bars, those of the replay included, as the batch layers make them."""
     cfg, history, rest, _ = world
-    parts = [pd.concat([getattr(history, name), getattr(rest, name)]) for name in ("prices", "news")]
-    keys = (["ticker", "bar_close_utc"], ["ticker", "news_id"])
-    everything = History(*(part.sort_values(key, ignore_index=True) for part, key in zip(parts, keys, strict=True)))
-    with Texts(cfg) as texts:
-        texts.load(everything.news["text"])
-        state = State(everything, texts.vectors, cfg)
-    frames = {name: state.table(name) for name in ("panel", "technical", "contradiction", "news_bars")}
-    frames["text"] = texts.vectors.table(frames["news_bars"]["text_hash"].unique().tolist())
-    return samples.build(frames, cfg)
+    return batch_samples(cfg, history, rest)
 
 
 @pytest.fixture(scope="module")

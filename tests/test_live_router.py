@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import requests
 from feed_server import Answer, FeedServer, said
-from live_market import daily, tables
+from live_market import batch_samples, daily, tables
 
-from fusion_alpha import checkpoint, prediction, samples
+from fusion_alpha import checkpoint, prediction
 from fusion_alpha.fusionnet import FusionNet
 from fusion_alpha.live import feed, router
 from fusion_alpha.live.broker import Book, DryRun, PaperBroker, reconciled
@@ -109,15 +109,7 @@ def whole(world, engine, tmp_path_factory):
 
 def test_a_replay_gives_the_signals_of_the_batch_pipeline_to_the_bit(world, engine, whole):
     cfg, history, rest, _ = world
-    parts = [pd.concat([getattr(history, name), getattr(rest, name)]) for name in ("prices", "news")]
-    keys = (["ticker", "bar_close_utc"], ["ticker", "news_id"])
-    everything = History(*(part.sort_values(key, ignore_index=True) for part, key in zip(parts, keys, strict=True)))
-    with Texts(cfg) as texts:
-        texts.load(everything.news["text"])
-        state = State(everything, texts.vectors, cfg)
-    frames = {name: state.table(name) for name in ("panel", "technical", "contradiction", "news_bars")}
-    frames["text"] = texts.vectors.table(frames["news_bars"]["text_hash"].unique().tolist())
-    data = samples.build(frames, cfg)
+    data = batch_samples(cfg, history, rest)
     found = prediction.predict(
         engine._net, data, data.select(), mc_samples=cfg.predict.mc_samples, device=engine._device
     )

@@ -13,13 +13,10 @@ from yahoo_server import YahooServer, chart, stories, story
 from fusion_alpha import config
 from fusion_alpha.errors import InputError
 from fusion_alpha.live import router
-from fusion_alpha.live.broker import PaperBroker
-from fusion_alpha.live.clock import Hours, SteppedClock
+from fusion_alpha.live.clock import Hours
 from fusion_alpha.live.feed import Bar, History, Polled
 from fusion_alpha.live.guards import BarGuard, Finding, Quarantine, SkewGuard
 from fusion_alpha.live.journal import Journal, read
-from fusion_alpha.live.monitor import Metrics
-from fusion_alpha.live.switch import KillSwitch
 from fusion_alpha.live.texts import Texts
 from fusion_alpha.live.yahoo_feed import LAG, YahooFeed
 
@@ -424,22 +421,9 @@ def test_yahoo_drives_the_router(serving, tmp_path):
         serving.news[ticker] = [stories(story(1, f"{closes[0]:%Y-%m-%d}T15:00:00Z", f"{ticker} up"))]
     path = tmp_path / "live.log"
     with Journal(path) as journal, Texts(cfg) as texts:
-        clock = SteppedClock(closes[1] + LAG)
         source = YahooFeed(cfg, history, Quarantine(tmp_path / "quarantine"))
         FEEDS.append(source)
-        parts = router.Parts(
-            cfg,
-            source,
-            history,
-            clock,
-            journal,
-            live_market.Steady(),
-            texts,
-            PaperBroker(cfg),
-            KillSwitch(None),
-            Metrics(),
-        )
-        made = router.Router(parts, ["TSLA"], once=False)
+        made = live_market.steady_router(cfg, source, history, closes[1] + LAG, journal, texts)
         seen = []
         made.on_bar = lambda: (seen.append(1), len(seen) == 2 and made.stop.set())
         assert made.run() == router.OK

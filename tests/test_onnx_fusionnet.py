@@ -30,17 +30,10 @@ from kernels.dropout import keep_mask, scale
 from stages import export as export_stage
 from stages import predict as predict_stage
 
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 CPU = torch.device("cpu")
 NUMBERS = ["p_up", "p_up_sd", "mean_ret", "sd_ret", "severity"]
 LOOSE = Limits(1e9, agreement=0, f1_drop=1)  # int8 is shipped whatever it says
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torch_as_it_was():
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -8,13 +8,7 @@ from fusion_market import configuration, market
 
 from fusion_alpha import executor, paired, parity, samples, tables, training
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _torch_as_it_was():
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 
 def small(**settings):

@@ -13,6 +13,7 @@ from fusion_alpha.errors import InputError
 from fusion_alpha.fusionnet import Noise
 from stages import predict, train
 
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 CPU = torch.device("cpu")
 
 
@@ -27,14 +28,6 @@ class Record:
 
     def finish(self, **what):
         self.finished = what
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torch_as_it_was():
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

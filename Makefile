@@ -54,8 +54,8 @@ test-all: $(READY) ## every test, also the slow ones and those that need a GPU o
 coverage: $(READY) ## the tests of `make test`, with the lines and branches that they reach
 	python -m pytest -n 2 -m "not slow and not gpu and not s3 and not soak" --cov --cov-report=term --cov-report=html
 
-fuzz: $(READY) ## look for bytes that break a reader, SECONDS=600 each (TARGET=csv_prices for one); needs extra NAME=fuzz
-	PYTHONPATH=.:tests python -m fuzz --seconds $(or $(SECONDS),600) $(TARGET)
+fuzz: $(READY) ## look for bytes that break a reader, SECONDS=600 each, LANES=1 at a time (TARGET=csv_prices for one); needs extra NAME=fuzz
+	PYTHONPATH=.:tests python -m fuzz --seconds $(or $(SECONDS),600) --lanes $(or $(LANES),1) $(TARGET)
 
 kills: $(READY) ## SIGKILL `dvc repro` at KILLS=50 random points (SEED=0), run it again each time, compare every byte
 	KILLS=$(or $(KILLS),50) python -m pytest tests/test_faults_pipeline.py -k killed_repro -o log_cli=true --log-cli-level=INFO

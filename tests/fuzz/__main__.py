@@ -2,18 +2,30 @@
 
 Each target runs by itself for so many seconds. Inputs that reach something new stay in .cache/fuzz/TARGET, so that the
 next run goes on from them; one that breaks the contract goes to .cache/fuzz/broken, and `--input FILE` repeats it.
+The row of each target in metrics/fuzz.csv is replaced: seconds of the wall's clock and of the processor, inputs tried,
+edges of the code that they reached.
 """
 
 import argparse
 import logging
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
+
+from fusion_alpha.files import write_text
+
 CORPUS = Path(".cache/fuzz")
+FOUND = Path("metrics/fuzz.csv")
+_WRITING = threading.Lock()
 _SLOW_S, _MOST_MIB, _LONGEST = 30, 4096, 1 << 16  # an input is a hang after, memory at most, bytes of an input
 
 
@@ -21,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", help="names of targets; all without")
     parser.add_argument("--seconds", type=int, default=600, help="for each target")
+    parser.add_argument("--lanes", type=int, default=1, help="targets at a time")
     parser.add_argument("--input", type=Path, help="read this file once, by the one target named")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -37,23 +50,46 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             check(arguments.targets[0], arguments.input.read_bytes(), Path(folder) / "input")
         return 0
-    broken = [name for name in arguments.targets or TARGETS if not run(name, arguments.seconds)]
-    return int(bool(broken))
+    with ThreadPoolExecutor(arguments.lanes) as pool:
+        whole = list(pool.map(lambda name: run(name, arguments.seconds), arguments.targets or TARGETS))
+    return int(not all(whole))
 
 
 def run(name: str, seconds: int) -> bool:
-    """Fuzz one target in a process of its own and say how it went."""
+    """Fuzz one target in a process of its own, write its row and say how it went."""
     command = [sys.executable, "-m", "fuzz", "--alone", "--seconds", str(seconds), name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    runs = re.findall(r"^(?:Done |#)(\d+)", done.stdout, re.MULTILINE)
-    reached = re.findall(r"cov: (\d+)", done.stdout)
-    whole = done.returncode == 0
-    shown = f"{name:<24}{runs[-1] if runs else 0:>10} runs {reached[-1] if reached else 0:>6} edges"
-    sys.stdout.write(f"{shown}  {'ok' if whole else f'BROKEN (status {done.returncode})'}\n")
-    if not whole:
-        sys.stdout.write("\n".join(done.stdout.splitlines()[-40:]) + "\n")
-    sys.stdout.flush()
-    return whole
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        wall_s = time.monotonic() - began
+        output.seek(0)
+        said = output.read()
+    runs = re.findall(r"^(?:Done |#)(\d+)", said, re.MULTILINE)
+    reached = re.findall(r"cov: (\d+)", said)
+    row = {
+        "target": name,
+        "seconds": round(wall_s),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime),
+        "runs": int(runs[-1]) if runs else 0,
+        "edges": int(reached[-1]) if reached else 0,
+        "ok": status == 0,
+    }
+    with _WRITING:
+        _replace(row)
+        sys.stdout.write("  ".join(f"{key} {value}" for key, value in row.items()) + "\n")
+        if status != 0:
+            sys.stdout.write("\n".join(said.splitlines()[-40:]) + "\n")
+        sys.stdout.flush()
+    return status == 0
+
+
+def _replace(row: dict[str, object]) -> None:
+    rows = pd.DataFrame([row])
+    if FOUND.exists():
+        before = pd.read_csv(FOUND)
+        rows = pd.concat([before[before["target"] != row["target"]], rows]).sort_values("target")
+    write_text(FOUND, rows.to_csv(index=False))
 
 
 def fuzz(name: str, seconds: int) -> None:

@@ -39,6 +39,7 @@ from fusion_alpha.onnx_fusionnet import (
     file_name,
     inputs,
     masks,
+    of_torch,
 )
 from fusion_alpha.onnx_graph import graph
 from fusion_alpha.onnx_models import versions, write_manifest
@@ -126,7 +127,9 @@ def export(source: Path, net: FusionNet, samples: Samples, folder: Path) -> dict
     names, drawn = inputs(net.model), masks(net.model, net.seed, SAMPLES)
     model = network(net, samples.gather(rows[:3]))
     models = {"float32": model.SerializeToString(deterministic=True), "int8": quantized(model)}
-    expected = of_torch(net, samples, rows)
+    net = net.cpu().eval()
+    chunks = (samples.gather(rows[begin : begin + _BATCH]) for begin in range(0, len(rows), _BATCH))
+    expected = np.concatenate([of_torch(net, batch, SAMPLES) for batch in chunks])
     found = {precision: of_onnx(one, samples, rows, names, drawn) for precision, one in models.items()}
     labels = samples.label.numpy()[rows] > 0.5
     measured = {precision: parity(expected, one, labels, precision) for precision, one in found.items()}
@@ -183,16 +186,6 @@ def quantized(model: onnx.ModelProto) -> bytes:
         made = onnx.load(path)
     del made.metadata_props[:]
     return bytes(made.SerializeToString(deterministic=True))
-
-
-@torch.no_grad()
-def of_torch(net: FusionNet, samples: Samples, rows: NDArray[np.int64]) -> Floats:
-    """OUTPUTS [rows, 4, SAMPLES] as the network itself gives them on a CPU."""
-    net, noise, parts = net.cpu().eval(), Noise(samples=SAMPLES, share_rows=True), []
-    for begin in range(0, len(rows), _BATCH):
-        output = net(samples.gather(rows[begin : begin + _BATCH]), noise)
-        parts.append(torch.stack([getattr(output, name) for name in OUTPUTS]).permute(2, 0, 1).numpy())
-    return np.concatenate(parts)
 
 
 def of_onnx(

@@ -10,7 +10,8 @@ INSTALL := python -c 'import subprocess, sys, tomllib; \
   asked = project["dependencies"] if not sys.argv[1:] else parts.get(sys.argv[1]) or sys.exit("NAME is one of " + ", ".join(parts)); \
   options = ["--quiet", "--disable-pip-version-check", "--constraint", "requirements.txt"]; \
   sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", *options, *asked]))'
-SECRETS := detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines integrity --exclude-secrets ^local-only
+SECRETS := detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines integrity --exclude-secrets '^local(-only)?$$'
+KEYS := AGE-SECRET-KEY-(PQ-)?1[0-9A-Za-z]{40}|(secret_access_key|SECRET_ACCESS_KEY) ?[=:] ?[0-9A-Za-z/+]{20}
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -78,7 +79,7 @@ format: $(READY) ## let ruff write its format
 secrets: $(READY) ## look for secrets in every file and in every line that was ever committed
 	git ls-files -z | xargs -0 $(SECRETS)
 	mkdir -p .cache && git log --all --patch --no-textconv > .cache/history.patch
-	! grep -nE 'AGE-SECRET-KEY-(PQ-)?1[0-9A-Za-z]{40}' .cache/history.patch
+	! grep -nE '$(KEYS)' .cache/history.patch
 	$(SECRETS) .cache/history.patch
 
 audit: $(READY) ## licences of the lock, then its known vulnerabilities (asks a service on the internet)

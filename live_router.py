@@ -15,9 +15,9 @@ SIGTERM and Ctrl-C stop it cleanly, SIGUSR1 pulls the kill switch. docs/live.md 
 """
 
 import argparse
-import gc
 import logging
 import math
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -221,5 +221,7 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
 
 if __name__ == "__main__":
     status = main()
-    gc.freeze()  # the interpreter's last collections would take longer than the stop itself
-    sys.exit(status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # nothing is left to do, and taking the interpreter apart takes longer than the stop itself

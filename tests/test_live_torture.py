@@ -91,7 +91,7 @@ def test_a_long_run_keeps_its_memory_and_loses_nothing(world):
     """As long as SOAK_MINUTES says, half an hour by itself."""
     found = torture.soak(world, float(os.environ.get("SOAK_MINUTES", "30")), 60.0)
     assert (found["rows_lost"], found["rows_extra"], found["status"]) == (0, 0, 0)
-    assert found["rss_bytes_a_bar"] <= torture.GROWTH_LIMIT_BYTES
+    assert found["bytes_a_bar"] <= torture.GROWTH_LIMIT_BYTES
     assert found["descriptors_most"] <= found["descriptors_after_warm_up"]
     assert found["stop_s"] <= torture.STOP_LIMIT_S
 

@@ -1,5 +1,5 @@
 # make image                                    or: docker build --tag nimbus-fusion . (ENGINE=podman, ENGINE=buildah)
-# docker run --rm -it nimbus-fusion             the whole pipeline on the embedded data
+# docker run --rm -it --init nimbus-fusion      the whole pipeline on the embedded data
 # docker compose up ui                          see compose.yaml
 #
 # The default runs on processors. For a graphics card: make image ARGS="--build-arg EXTRA=cuda", then

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docker.utils.build import exclude_paths
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -129,8 +130,24 @@ def test_the_image_runs_as_nobody_special_and_holds_no_credentials():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert int(users[-1]) > 0
-    ignored = (ROOT / ".dockerignore").read_text().split()
-    assert {".dvc/config.local", ".env*", ".dvc/cache", "data", "mlflow.db*"} <= set(ignored)
+
+
+def test_the_image_holds_what_git_holds_and_nothing_that_git_ignores(tmp_path):
+    held = set(subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    rules = (ROOT / ".gitignore").read_text().split()
+    left = {rule.replace("*", "x").strip("/") for rule in rules}  # a file for each rule, and for each output of a stage
+    left |= {".env.local", "docs/.env", ".dvc/config.local", ".dvc/cache/x", ".dvc/tmp/x", "stages/x.pyc"}
+    for pipeline in ("dvc.yaml", "minute/dvc.yaml"):
+        for stage in yaml.safe_load((ROOT / pipeline).read_text())["stages"].values():
+            outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
+            left |= {out if Path(out).suffix else f"{out}/x" for out in outs}
+    for name in held | left:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    context = {name for name in exclude_paths(str(tmp_path), patterns) if (tmp_path / name).is_file()}
+    assert context - held <= {"Dockerfile", ".dockerignore"}
+    assert held <= context
 
 
 def test_the_linters_of_container_and_workflows_agree_and_see_mistakes(tmp_path):

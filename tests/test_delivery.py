@@ -277,6 +277,18 @@ def test_licences_that_somebody_looked_at_are_explained():
     assert set(tool["ignore-packages"]) <= set(locked())
 
 
+def test_packages_of_the_lock_that_ask_for_their_source_are_named():
+    """Copyleft of any strength, by what the installed packages say of themselves."""
+    named, asking = (ROOT / "NOTICE").read_text().lower(), set()
+    for one in distributions():
+        said = [one.metadata.get("License-Expression") or one.metadata.get("License") or ""]
+        said += [text for text in one.metadata.get_all("Classifier") or [] if text.startswith("License")]
+        if re.search(r"\b(MPL|EPL|[AL]?GPL|Mozilla|Eclipse|General Public)", "\n".join(line[:200] for line in said)):
+            asking.add(canonicalize_name(one.metadata["Name"]))
+    assert "tqdm" in asking
+    assert sorted(name for name in asking & set(locked()) if name not in named) == []
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A clone in which `make hooks` was run."""

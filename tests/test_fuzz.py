@@ -33,7 +33,12 @@ def model_of_a_checkpoint(**changes: object) -> dict[str, object]:
 
 # What fuzzing found: the bytes, and what they ended in before the reader was mended.
 FOUND = {
-    "stocknet_zip": {"ValueError of a seek before the start": lambda: TARGETS["stocknet_zip"].seeds()[0][15:]},
+    "stocknet_zip": {
+        "ValueError of a seek before the start": lambda: TARGETS["stocknet_zip"].seeds()[0][15:],
+        "ValueError, no movements": lambda: (
+            TARGETS["stocknet_zip"].seeds()[0].replace(b"preprocessed", b"preprocessor")
+        ),
+    },
     "yahoo_answer": {
         "OutOfBoundsDatetime": lambda: answer_of_yahoo([{"title": "t", "providerPublishTime": 10**20}]),
         "AttributeError, headlines that are no objects": lambda: answer_of_yahoo(["a"]),

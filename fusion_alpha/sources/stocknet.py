@@ -41,6 +41,8 @@ ARCHIVE_NAME = "stocknet-dataset-master.zip"  # inside a folder given instead of
 VARIABLE = "STOCKNET_ARCHIVE"
 CREATED_AT = "%a %b %d %H:%M:%S %z %Y"
 _REPOST = re.compile(r"RT @\w")
+_BARS = re.compile(r"price/raw/[^/]+\.csv")
+_MOVEMENTS = re.compile(r"price/preprocessed/([^/]+)\.txt")
 _TWEETS = re.compile(r"tweet/raw/([^/]+)/(\d{4}-\d\d-\d\d)")
 
 # What zipfile raises over bytes that are no whole zip.
@@ -131,16 +133,17 @@ def opened(archive: Path | BinaryIO, named: str) -> zipfile.ZipFile:
 def members(source: zipfile.ZipFile, named: str) -> Members:
     """Files of the archive by their name without its top folder, whatever that is called."""
     entries = [item for item in source.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
-    tops = [match[1] for item in entries if (match := re.match(r"(.*?)price/raw/[^/]+\.csv$", item.filename))]
-    if not tops:
-        raise InputError(
-            "no price/raw/TICKER.csv inside",
-            file=named,
-            rule="the layout of the repository yumoxu/stocknet-dataset",
-            remedy=f"set ${VARIABLE} to that repository's archive",
-        )
-    top = tops[0]
+    tops = [match[1] for item in entries if (match := re.fullmatch(r"(.*?)price/raw/[^/]+\.csv", item.filename))]
+    top = tops[0] if tops else ""
     inside = {item.filename[len(top) :]: item for item in entries if item.filename.startswith(top)}
+    for layout, pattern in (("price/raw/TICKER.csv", _BARS), ("price/preprocessed/TICKER.txt", _MOVEMENTS)):
+        if not any(map(pattern.fullmatch, inside)):
+            raise InputError(
+                f"no {layout} inside",
+                file=named,
+                rule="the layout of the repository yumoxu/stocknet-dataset",
+                remedy=f"set ${VARIABLE} to that repository's archive",
+            )
     return {name: inside[name] for name in sorted(inside)}
 
 
@@ -181,7 +184,7 @@ def _prices(source: zipfile.ZipFile, inside: Members, refused: parsing.Refusals)
     frames = [
         parsing.price_file(source.read(member), f"{ARCHIVE}!{name}", Path(name).stem.upper(), refused)
         for name, member in inside.items()
-        if re.fullmatch(r"price/raw/[^/]+\.csv", name)
+        if _BARS.fullmatch(name)
     ]
     return pd.concat(frames, ignore_index=True).astype(PRICE_COLUMNS)
 
@@ -235,7 +238,7 @@ def movements(source: zipfile.ZipFile, inside: Members, days: dict[str, list[str
     """The benchmark's table (schemas/benchmark.yaml) from columns 0 and 1 of price/preprocessed."""
     frames = []
     for name, member in inside.items():
-        match = re.fullmatch(r"price/preprocessed/([^/]+)\.txt", name)
+        match = _MOVEMENTS.fullmatch(name)
         if match is None:
             continue
         ticker = match[1].upper()

@@ -106,8 +106,9 @@ def test_everything_names_the_same_pythons():
 def test_workflows_run_nothing_but_make_targets_in_the_order_lint_test_image_book_deploy():
     for name, workflow in WORKFLOWS.items():
         for job in workflow["jobs"].values():
-            for step in job["steps"]:
-                words = step.get("run", "make help").split()
+            runs = [step["run"] for step in job["steps"] if "run" in step]
+            choices = job.get("strategy", {}).get("matrix", {}).get("run", [""])
+            for words in (run.replace("${{ matrix.run }}", choice).split() for run in runs for choice in choices):
                 assert words[0] == "make", f"{name}: {words}"
                 assert {word for word in words[1:] if "=" not in word} <= TARGETS, f"{name}: {words}"
     jobs = WORKFLOWS["checks.yml"]["jobs"]

@@ -57,7 +57,12 @@ def decisions(predictions: pd.DataFrame, panel: pd.DataFrame, cfg: Config) -> pd
     due = panel[[*BAR_KEY, "session", "fill_utc", "target_ret", "target_label"]]
     found = rows.merge(due, on=BAR_KEY, how="left", validate="one_to_one", indicator=True)
     if (found["_merge"] != "both").any():
-        raise InputError("predicted bars are not in the panel", file=path, remedy="run train and predict again")
+        raise InputError(
+            "predicted bars are not in the panel",
+            file=path,
+            rule="predictions of the data that is there",
+            remedy="run `dvc repro`: a run that stopped before predict left the predictions of other data",
+        )
     return found.drop(columns=["split", "_merge"])
 
 

@@ -18,6 +18,7 @@ import argparse
 import logging
 import math
 import os
+import re
 import signal
 import sys
 from contextlib import ExitStack
@@ -67,7 +68,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def speed(text: str) -> float:
-    value = math.inf if text == "max" else float(text)
+    try:
+        value = math.inf if text == "max" else float(text)
+    except ValueError:
+        value = math.nan
     if not value > 0:
         raise argparse.ArgumentTypeError("a positive number, or max")
     return value
@@ -108,6 +112,11 @@ def checked(arguments: argparse.Namespace) -> tuple[Config, Path]:
         raise InputError("--from and --to", rule="--feed replay needs --from; other feeds have neither")
     if (arguments.feed == "http") != bool(arguments.url):
         raise InputError("--url", rule="--feed http needs it; other feeds have none")
+    for option, day in (("--from", arguments.first), ("--to", arguments.last)):
+        if day is not None and not config.is_date(day):
+            raise InputError(f"{option} {day!r}", rule="a date as YYYY-MM-DD")
+    if arguments.url and not re.match(r"https?://[^/]", arguments.url):
+        raise InputError(f"--url {arguments.url!r}", rule="an address that begins with http:// or https://")
     folder = run_of(arguments.interval)
     cfg = config.load(arguments.set, folder / config.PARAMS)
     if cfg.target.name != "next_open":
@@ -184,7 +193,9 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(arguments.log))
         kind = broker.DryRun.name if arguments.dry_run else broker.PaperBroker.name
-        last, book = broker.reconciled(journal.records, kind, arguments.log)
+        about = {"feed": arguments.feed, "interval": cfg.interval, "orders": kind}
+        broker.require_same(journal.records, about, arguments.log)
+        last, book = broker.reconciled(journal.records, arguments.log)
         if arguments.release is not None:
             release(journal, arguments.release, switch)
         if arguments.feed == "lab":

@@ -13,7 +13,7 @@ from trading_market import configuration, market
 
 from fusion_alpha import trading
 from fusion_alpha.errors import InputError
-from fusion_alpha.live.broker import Book, DryRun, Order, PaperBroker, Quote, reconciled
+from fusion_alpha.live.broker import Book, DryRun, Order, PaperBroker, Quote, reconciled, require_same
 from fusion_alpha.live.journal import Damaged, Record
 from fusion_alpha.market import market as exchange
 
@@ -127,7 +127,7 @@ def test_any_orders_on_any_market_earn_what_the_backtest_says(made, data):
     alive = mine > 0  # a book that is ruined by a close shows it there, the backtest at the open after it
     np.testing.assert_allclose(mine[alive], expected[alive], rtol=1e-9)
     assert not mine[expected == 0].any()
-    close, book = reconciled(as_read(records), "paper")
+    close, book = reconciled(as_read(records))
     assert (close, book) == (grid.closes_utc[-1], broker.book)
 
 
@@ -158,11 +158,11 @@ def journal() -> list[Record]:
 
 
 def test_a_journal_whose_books_follow_from_its_fills_gives_the_last_one(journal):
-    close, book = reconciled(journal, "paper")
+    close, book = reconciled(journal)
     assert close == at(3) + pd.Timedelta(minutes=50)
     assert book == Book.restored(journal[-1].data["book"])
     assert book.weights["B"] < -0.1  # its order lapsed
-    assert reconciled([], "paper") == (None, Book())
+    assert reconciled([]) == (None, Book())
 
 
 def spoilt(journal: list[Record], kind: str, number: int, change) -> list[Record]:
@@ -186,7 +186,7 @@ def spoilt(journal: list[Record], kind: str, number: int, change) -> list[Record
 )
 def test_a_book_that_does_not_follow_is_refused_with_its_place(kind, number, change, said, journal, tmp_path):
     with pytest.raises(Damaged, match=said) as caught:
-        reconciled(spoilt(journal, kind, number, change), "paper", tmp_path / "live.log")
+        reconciled(spoilt(journal, kind, number, change), tmp_path / "live.log")
     assert "live.log, line" in str(caught.value)
     assert "--log FILE" in str(caught.value)
 
@@ -194,16 +194,18 @@ def test_a_book_that_does_not_follow_is_refused_with_its_place(kind, number, cha
 def test_a_fill_that_is_missing_or_too_many_is_refused(journal):
     fills = [number for number, one in enumerate(journal) if one.kind == "fill"]
     with pytest.raises(Damaged, match="1 orders were due, no fill"):
-        reconciled([one for number, one in enumerate(journal) if number != fills[0]], "paper")
+        reconciled([one for number, one in enumerate(journal) if number != fills[0]])
     with pytest.raises(Damaged, match="0 orders were due, a fill"):
-        reconciled([journal[fills[0]], *journal], "paper")
+        reconciled([journal[fills[0]], *journal])
 
 
-def test_a_journal_is_of_one_kind_of_orders():
-    start = record("start", {"orders": "dry run"})
-    assert reconciled([start], "dry run") == (None, Book())
-    with pytest.raises(InputError, match="orders on 'dry run'"):
-        reconciled([start], "paper")
+@pytest.mark.parametrize("other", [{"orders": "dry run"}, {"feed": "replay"}, {"interval": "1m"}])
+def test_a_journal_is_of_one_feed_one_interval_and_one_kind_of_orders(other, tmp_path):
+    about = {"feed": "lab", "interval": "1d", "orders": "paper"}
+    journal = [record("start", about), record("stop", {})]
+    require_same(journal, about)
+    with pytest.raises(InputError, match=r"live.log: the journal is of a router with .*(?s:.*)--log FILE"):
+        require_same(journal, about | other, tmp_path / "live.log")
 
 
 def at(hour: int) -> pd.Timestamp:

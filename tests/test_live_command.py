@@ -22,6 +22,9 @@ def options(*given: str):
         (["--to", "2019-01-01"], "needs --from"),
         (["--feed", "http"], "--url"),
         (["--url", "http://127.0.0.1"], "--url"),
+        (["--feed", "http", "--url", "127.0.0.1:8000/feed"], "begins with http://"),
+        (["--feed", "replay", "--from", "1 November"], "--from '1 November'(?s:.*)YYYY-MM-DD"),
+        (["--feed", "replay", "--from", "2019-11-01", "--to", "2019-11-31"], "--to '2019-11-31'"),
         (["--feed", "csv", "--speed", "2"], "--speed with --feed csv"),
         (["--feed", "yahoo", "--url", "http://127.0.0.1"], "--url"),
         (["--set", "target=stocknet"], "next_open"),
@@ -58,7 +61,7 @@ def test_the_speed_is_a_positive_number_or_max(capsys):
     for text in ("0", "-1", "nan", "fast"):
         with pytest.raises(SystemExit):
             live_router.parser().parse_args(["--speed", text])
-    assert "--speed" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("--speed: a positive number, or max") == 4
 
 
 def test_a_model_that_is_missing_ends_with_status_78_and_touches_no_journal(tmp_path):

@@ -106,7 +106,7 @@ class Run:
             source = HttpFeed(
                 self.server.url, TICKERS, "1m", cfg.live, quarantine, clock=lambda: clock.now().timestamp()
             )
-            _, book = reconciled(journal.records, "paper")
+            _, book = reconciled(journal.records)
             self.router = router.Router(
                 router.Parts(
                     *(cfg, source, history, clock, journal, engine, texts),
@@ -116,7 +116,7 @@ class Run:
             )
             self.status = self.router.run()
         self.records = read(self.path)
-        reconciled(self.records, "paper")
+        reconciled(self.records)
 
     def of(self, *kinds: str) -> list[dict]:
         return [record.data for record in self.records if record.kind in kinds]

@@ -7,13 +7,14 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_alpha.errors import InputError
-from fusion_alpha.live.journal import START, Entry, Journal, JournalError, latched, read
+from fusion_alpha.live.journal import START, Damaged, Entry, Journal, JournalError, latched, read
 
 values = st.dictionaries(
     st.text(max_size=5), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -92,6 +93,30 @@ def test_damage_before_the_end_is_not_opened_and_not_changed(tmp_path):
     with pytest.raises(InputError, match="line 2: not a whole record"):
         Journal(path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"one line, not ours", b'{"a": 1}\n', b"a,b\n1,2\n", b"SQLite\x00\x01"])
+def test_a_file_that_is_no_journal_is_not_changed(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match="line 1: not a whole record"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_room_that_a_power_cut_left_empty_is_cut_off(tmp_path):
+    path = tmp_path / "live.log"
+    write(path, *entries(2))
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0" * 100)
+    with Journal(path) as journal:
+        assert (len(journal.records), journal.torn_bytes) == (2, 100)
+    assert path.read_bytes() == content
+
+
+def test_a_device_is_no_journal():
+    with pytest.raises(InputError, match="/dev/zero: is a device"):
+        Journal(Path("/dev/zero"))
 
 
 def test_the_same_key_is_written_once_in_one_call_later_and_after_a_restart(tmp_path):

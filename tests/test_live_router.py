@@ -70,7 +70,7 @@ def route(world, engine, path, source=None, *, broker=None, switch=None, before=
     """Run a router until its feed ends; `before` sees it first."""
     cfg, history, _, _ = world
     with Journal(path) as journal, Texts(cfg) as texts:
-        last, book = reconciled(journal.records, broker.name if broker else "paper", path)
+        last, book = reconciled(journal.records, path)
         start = history.prices["bar_close_utc"].max() if last is None else last
         made = router.Router(
             router.Parts(

@@ -199,21 +199,32 @@ def _close_if_ruined(book: Book) -> None:
         book.equity, book.cost, book.weights = 0.0, 0.0, {}
 
 
-def reconciled(records: Iterable[Record], orders: str, file: Path | None = None) -> tuple[pd.Timestamp | None, Book]:
+def require_same(records: Iterable[Record], about: dict[str, str], file: Path | None = None) -> None:
+    """Raise InputError where a router with another feed, interval or kind of orders wrote in the journal.
+
+    about: these of the router that goes on with it, as its `start` record has them.
+    """
+    for record in records:
+        if record.kind != "start":
+            continue
+        for name, value in about.items():
+            before = record.data.get(name, value)
+            if before != value:
+                raise InputError(
+                    f"the journal is of a router with {name} {before!r}, this one has {value!r}",
+                    file=file,
+                    rule="a journal has one feed, one interval and one kind of orders, because its book goes on",
+                    remedy="the options of before, or another file: --log FILE",
+                )
+
+
+def reconciled(records: Iterable[Record], file: Path | None = None) -> tuple[pd.Timestamp | None, Book]:
     """Close of the last bar in a journal and the book after it, once every book in it agrees with its fills.
 
-    orders: name of the broker that goes on with it. Raises InputError where another one wrote the journal, Damaged
-    where a book is not what the one before it, the prices at the open and the fill there make of it.
+    Raises Damaged where a book is not what the one before it, the prices at the open and the fill there make of it.
     """
     close, book, fill = None, Book(), None
     for record in records:
-        if record.kind == "start" and record.data.get("orders", orders) != orders:
-            raise InputError(
-                f"the journal is of a router with orders on {record.data['orders']!r}, this one has {orders!r}",
-                file=file,
-                rule="a journal has one kind of orders from its start, because its book goes on",
-                remedy="with or without --dry-run as before, or another file: --log FILE",
-            )
         if record.kind == "fill":
             fill = record.data
         elif record.kind == "bar":

@@ -6,8 +6,9 @@
 equal when the same bars are routed again; `timing` holds clocks and latencies. A record with a key is written once: the
 same key again is a no-op, so that a router that was killed may repeat its last bar.
 
-A process that dies in a write leaves a torn last line, which the next opening cuts off. Anything else that does not fit
-(a wrong CRC before the end, a broken chain) is damage, and the journal is not opened. Lines go to the disk by one
+A process that dies in a write leaves a torn last line, which the next opening cuts off where it begins as a record
+does. Anything else that does not fit (a wrong CRC before the end, a broken chain, another kind of file) is damage, and
+the journal is not opened. Lines go to the disk by one
 write and one fsync of our own, because the standard library's logging swallows a full disk.
 """
 
@@ -16,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from fusion_alpha.errors import InputError
 log = logging.getLogger(__name__)
 
 START = "0" * 64  # `prev` of the first line
+_HEAD = b'{"seq":'  # of every line
 _CRC = len(',"crc":"00000000"}')
 _KEPT_KEYS = 500_000  # that a new record is compared with; the router's guards forget bars long before
 _REMEDY = "keep the file for inspection and start with another one: --log FILE"
@@ -83,6 +86,8 @@ class Journal:
             raise InputError(f"cannot be opened ({error.strerror})", file=path, rule=rule, remedy=remedy) from None
         self.path = path
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise InputError("is a device or a pipe", file=path, rule="a journal is a file", remedy="--log FILE")
             self._lock()
             content = _content(self._file)
             self.records, good, self._prev = _parse(content, path)
@@ -221,9 +226,9 @@ def _parse(content: bytes, path: Path) -> tuple[list[Record], int, str]:
         record = _record(line) if end else None
         last = good + len(line) + end == len(content)
         if record is None:
-            if last:
+            if last and _begun(line):
                 break
-            raise _damaged("not a whole record", path, number + 1, "CRC-32", records)
+            raise _damaged("not a whole record", path, number + 1, "JSON with its CRC-32", records)
         if (record.seq, record.prev) != (number, prev):
             rule = "every record names its number and the SHA-256 of the line before it"
             raise _damaged("the chain is broken", path, number + 1, rule, records)
@@ -231,6 +236,11 @@ def _parse(content: bytes, path: Path) -> tuple[list[Record], int, str]:
         prev = hashlib.sha256(line).hexdigest()
         good += len(line) + 1
     return records, good, prev
+
+
+def _begun(line: bytes) -> bool:
+    """May a write that was cut off have left this? The first bytes of a record, or room on the disk still empty."""
+    return line.startswith(b"\0") or line[: len(_HEAD)] == _HEAD[: len(line)]
 
 
 def _damaged(problem: str, path: Path, line: int, rule: str, before: list[Record]) -> Damaged:

@@ -139,6 +139,8 @@ class Router:
                     self._tell_feed()
                 self._watch(self.parts.clock.now())
                 self._pause()
+            if self._done and not self._dealt:
+                log.warning("the feed has no bar after %s: nothing was decided", self._last)
         except Stopped:
             log.info("stopping")
         finally:
@@ -201,6 +203,8 @@ class Router:
         parts.texts.load(history.news["text"])
         self._state = State(history, parts.texts.vectors, parts.cfg)
         end = history.prices["bar_close_utc"].max()
+        if self._last is not None:
+            log.info("%s: goes on after the bar of %s", parts.journal.path, self._last)
         self._last = end if self._last is None else max(self._last, end)
         start = {
             "tickers": self.tickers,

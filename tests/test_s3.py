@@ -147,6 +147,11 @@ def explained(said: str) -> bool:
     return any(words in said for words in re.findall(r"^\| `([^`|]+)` \|", table, re.MULTILINE))
 
 
+def heed_interrupts() -> None:
+    """In a child that a test interrupts: what a shell starts with & ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def cut(server: S3Server, type_in, folder: Path, when) -> None:
     """`dvc push`; kill the server when `when()` says so, and interrupt the push as somebody would who sees it hang."""
     push = subprocess.Popen(
@@ -155,6 +160,7 @@ def cut(server: S3Server, type_in, folder: Path, when) -> None:
         env=type_in.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=heed_interrupts,
     )
     try:
         wait_for(when, "the middle of the push")
@@ -307,7 +313,9 @@ def test_the_rule_of_the_readme_that_clears_pieces_is_one_that_a_store_takes(ser
 def test_the_server_to_try_out_prints_commands_that_work_and_goes_without_a_trace(type_in, project, tmp_path):
     folder, port = project(), free_ports(1)[0]
     command = [sys.executable, "-m", "fusion_alpha.s3_server", "--port", str(port), "--folder", str(tmp_path / "s3")]
-    server = subprocess.Popen(command, cwd=folder, env=type_in.environment, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command, cwd=folder, env=type_in.environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     try:
         lines = []
         while "rm .dvc" not in (lines or [""])[-1]:

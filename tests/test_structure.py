@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fusion_alpha import config, lab_runs
+from fusion_alpha import config, lab_runs, tables
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("stages", "fusion_alpha", "kernels")
@@ -180,13 +180,16 @@ def test_another_executor_repeats_no_stage_whose_outputs_do_not_depend_on_it():
     assert {name: params for name, params in named.items() if params} == {"train": ["executor.ranks"]}
 
 
-def test_every_schema_is_whole():
-    for path in sorted((ROOT / "schemas").glob("*.yaml")):
-        table = yaml.safe_load(path.read_text())
-        assert table["table"] == path.stem
-        assert set(table["key"]) <= set(table["columns"])
-        for name, column in table["columns"].items():
-            assert {"dtype", "unit", "description"} <= set(column), f"{path.name}: {name}"
+@pytest.mark.parametrize("path", sorted((ROOT / "schemas").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_schema_is_whole(path):
+    table = tables.schema(path.stem)
+    assert table.table == path.stem
+    assert set(table.key) <= set(table.columns)
+    for name, column in table.columns.items():
+        assert {"dtype", "unit", "description"} <= set(column), name
+        others = set(column) - {"dtype", "unit", "description", "nullable", "family"}
+        assert others <= {"min", "above", "max", "pattern", "allowed"}, f"{name}: a typing error, or a comma unquoted"
+        assert column["dtype"] in tables._DTYPES or re.fullmatch(r"vector\[\w+\]", column["dtype"]), name
 
 
 @pytest.mark.parametrize("path", [config.PARAMS, config.MINUTE])

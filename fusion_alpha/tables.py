@@ -63,7 +63,7 @@ def schema(table: str) -> Schema:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         said = " ".join(str(error).split())
         rule = "a YAML file of table, layer, description, key and columns"
-        raise InputError(f"no schema ({said})", file=path, rule=rule, remedy=f"git checkout {path.name}") from None
+        raise InputError(f"no schema ({said})", file=path, rule=rule, remedy=f"git checkout {path}") from None
 
 
 def write(table: str, frame: pd.DataFrame, path: Path | None = None) -> Path:

@@ -25,7 +25,7 @@ from fusion_alpha import checkpoint, prediction
 from fusion_alpha.config import Config, ModelConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.fusionnet import DROPOUTS, FusionNet, Noise
-from fusion_alpha.onnx_models import session, verified
+from fusion_alpha.onnx_models import MANIFEST, as_exported, session, verified
 from fusion_alpha.samples import Batch, Samples
 
 FOLDER = Path("models/fusionnet_onnx")
@@ -99,23 +99,26 @@ class OnnxFusionNet:
 
     def __init__(self, folder: Path, precision: str, feature_names: tuple[str, ...], cfg: Config) -> None:
         manifest = verified(folder, FORMAT, _REMEDY)
-        saved = manifest["checkpoint"]
-        checkpoint.require_same_setting(saved, checkpoint.setting(feature_names, cfg), folder)
-        if precision not in manifest["shipped"]:
-            raise InputError(
-                f"there is no model in {precision}: {manifest['parity'][precision]['refused']}",
-                file=folder,
-                rule="a model that passed the gates of its export (metrics/export.json)",
-                remedy="set predict.precision=float32",
-            )
-        self.model_id: str = manifest["model_id"]
-        self.digest: str = manifest["digest"]  # covers every file
-        self._model, self._seed = ModelConfig(**saved["model"]), saved["seed"]
-        self._tau = None if manifest["thresholds"] is None else tuple(manifest["thresholds"])
-        self._inputs = inputs(self._model)
+        self._model, self._inputs = cfg.model, inputs(cfg.model)
         self._drawn: dict[int, dict[str, NDArray[np.float32]]] = {}  # masks by number of samples
-        self.runner = Runner((folder / file_name(precision)).read_bytes())
-        self._check_golden(folder, precision)
+        with as_exported(folder / MANIFEST, _REMEDY):
+            saved = manifest["checkpoint"]
+            checkpoint.require_same_setting(saved, checkpoint.setting(feature_names, cfg), folder)
+            if precision not in manifest["shipped"]:
+                raise InputError(
+                    f"there is no model in {precision}: {manifest['parity'][precision]['refused']}",
+                    file=folder,
+                    rule="a model that passed the gates of its export (metrics/export.json)",
+                    remedy="set predict.precision=float32",
+                )
+            self.model_id: str = manifest["model_id"]
+            self.digest: str = manifest["digest"]  # covers every file
+            self._seed, self._tau = saved["seed"], _thresholds(manifest["thresholds"])
+            model, golden = (_listed(manifest, name, folder) for name in (file_name(precision), GOLDEN))
+        with as_exported(model, _REMEDY):
+            self.runner = Runner(model.read_bytes())
+        with as_exported(golden, _REMEDY):
+            self._check_golden(folder, precision)
 
     def require_exported_from(self, folder: Path) -> None:
         """InputError where the checkpoint in `folder` is another one; where there is none, it says nothing."""
@@ -147,7 +150,7 @@ class OnnxFusionNet:
         return self._drawn[count]
 
     def _check_golden(self, folder: Path, precision: str) -> None:
-        golden = load_file(folder / GOLDEN)
+        golden = _golden(folder / GOLDEN, precision)
         drawn = self._masks(len(golden[MASKS[0]]))
         if not all(np.array_equal(drawn[name], golden[name]) for name in MASKS):
             raise InputError(
@@ -172,14 +175,36 @@ def of_torch(net: FusionNet, batch: Batch, samples: int) -> NDArray[np.float32]:
 def require_golden(net: FusionNet, model_id: str, folder: Path) -> None:
     """InputError where torch's network does not give the golden answers of its export, or `folder` is of another."""
     manifest = verified(folder, FORMAT, _REMEDY)
-    if manifest["model_id"] != model_id:
-        raise _other(model_id, manifest["model_id"], folder)
-    golden = load_file(folder / GOLDEN)
-    tokens = {name: torch.from_numpy(golden[name]) for name in inputs(net.model)}
-    fields: dict[str, Any] = dict.fromkeys(Batch.__dataclass_fields__) | tokens
-    remedy = "the network in memory is not the one that was trained: run `dvc checkout`; or torch was changed"
-    found = of_torch(net, Batch(**fields), len(golden[MASKS[0]]))
-    _require_near(found, golden["float32"], LIMITS["float32"], folder, remedy)
+    if manifest.get("model_id") != model_id:
+        raise _other(model_id, str(manifest.get("model_id")), folder)
+    with as_exported(folder / GOLDEN, _REMEDY):
+        golden = _golden(_listed(manifest, GOLDEN, folder), "float32")
+        tokens = {name: torch.from_numpy(golden[name]) for name in inputs(net.model)}
+        fields: dict[str, Any] = dict.fromkeys(Batch.__dataclass_fields__) | tokens
+        remedy = "the network in memory is not the one that was trained: run `dvc checkout`; or torch was changed"
+        found = of_torch(net, Batch(**fields), len(golden[MASKS[0]]))
+        _require_near(found, golden["float32"], LIMITS["float32"], folder, remedy)
+
+
+def _listed(manifest: Mapping[str, Any], name: str, folder: Path) -> Path:
+    """The path of a file; KeyError where the manifest does not vouch for it."""
+    return folder / (name if name in manifest["files"] else manifest["files"][name])
+
+
+def _thresholds(given: Any) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    over, under = given
+    return float(over), float(under)
+
+
+def _golden(path: Path, precision: str) -> dict[str, NDArray[Any]]:
+    """Tokens, masks and answers [rows, 4, S]; ValueError where there is none, or not one of each sample."""
+    golden = load_file(path)
+    answers, n_samples = golden[precision], len(golden[MASKS[0]])
+    if not answers.size or answers.shape != (len(answers), len(OUTPUTS), n_samples):
+        raise ValueError(f"answers of {answers.shape} to {n_samples} samples")
+    return golden
 
 
 def _require_near(

@@ -6,12 +6,15 @@ bit anywhere in a folder is noticed before a model is loaded. No torch is needed
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as _ort
+from safetensors import SafetensorError
 
 from fusion_alpha.errors import InputError
 from fusion_alpha.files import read_json, sha256, to_json, write_json
@@ -19,6 +22,12 @@ from fusion_alpha.files import read_json, sha256, to_json, write_json
 MANIFEST = "manifest.json"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch")  # whose versions can show in an exported file
 
+# What libraries and Python raise over bytes of another form.
+_DAMAGED = (
+    *(AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError, SafetensorError),
+    *(_ort.EPFail, _ort.EngineError, _ort.Fail, _ort.InvalidArgument, _ort.InvalidGraph, _ort.InvalidProtobuf),
+    *(_ort.NoModel, _ort.NoSuchFile, _ort.NotImplemented, _ort.RuntimeException),
+)
 _ABSENT, _WHOLE = "no such file", "an exported model is whole"
 
 
@@ -43,7 +52,7 @@ def verified(folder: Path, form: int, remedy: str) -> dict[str, Any]:
     _require_file(path, remedy)
     manifest = read_json(path, remedy)
     whole = isinstance(manifest, dict) and manifest.get("digest") == digest(manifest)
-    if not whole or path.read_bytes() != to_json(manifest).encode():
+    if not whole or not _in_one_form(manifest, path):
         raise InputError("the manifest was changed", file=path, rule="its own digest", remedy=remedy)
     if manifest.get("format") != form or not isinstance(manifest.get("files"), dict):
         raise InputError(f"format {manifest.get('format')!r}", file=path, rule=f"format {form}", remedy=remedy)
@@ -55,6 +64,26 @@ def verified(folder: Path, form: int, remedy: str) -> dict[str, Any]:
         if found != expected:
             raise InputError(f"SHA-256 is {found}", file=folder / name, rule=f"the manifest: {expected}", remedy=remedy)
     return manifest
+
+
+def _in_one_form(manifest: Mapping[str, Any], path: Path) -> bool:
+    try:
+        return path.read_bytes() == to_json(manifest).encode()
+    except ValueError:  # NaN or Infinity, which it never holds
+        return False
+
+
+@contextmanager
+def as_exported(path: Path, remedy: str) -> Iterator[None]:
+    """InputError naming `path` where what stands behind the right hash is no export all the same."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _DAMAGED as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        rule = "as this version exports it"
+        raise InputError(f"not an exported model ({said})", file=path, rule=rule, remedy=remedy) from error
 
 
 def versions(*packages: str) -> dict[str, str]:

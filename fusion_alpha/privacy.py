@@ -67,10 +67,18 @@ def make_key(path: Path, another: bool = False) -> list[str]:
             "there is an identity already", file=path, rule="never overwritten", remedy="--another puts one beside it"
         )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    made = x25519.Identity.generate()
+    made, apart = x25519.Identity.generate(), ""
+    if path.exists():
+        public_keys(path)  # before anything joins what is no identity
+        apart = "" if path.read_bytes().endswith(b"\n") else "\n"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as handle:
-        handle.write(f"# public key: {made.to_public()}\n{made}\n")
-    return [str(one.to_public()) for one in sealed.parsed(path.read_text(), str(path))]
+        handle.write(f"{apart}# public key: {made.to_public()}\n{made}\n")
+    return public_keys(path)
+
+
+def public_keys(path: Path) -> list[str]:
+    """Of the identities in a file; InputError names a line that is none."""
+    return [str(one.to_public()) for one in sealed.parsed(path.read_text(errors="replace"), str(path))]
 
 
 def rotate(cfg: Config, folder: Path = RAW) -> int:
@@ -92,7 +100,8 @@ def rotate(cfg: Config, folder: Path = RAW) -> int:
         return 0
     for leftover in folder.rglob(".*.partial"):  # of one that was killed
         leftover.unlink()
-    done: Journal = files.read_object(journal) if journal.exists() else {}
+    done = _under_way(journal)
+    _check_entries(content["files"], manifest)
     for entry in track(content["files"], "sealing", console=console, transient=True):
         _reseal(folder, entry, keys, done, journal)
     for path in _beside(cfg):
@@ -105,18 +114,51 @@ def rotate(cfg: Config, folder: Path = RAW) -> int:
     return len(content["files"])
 
 
+def _under_way(journal: Path) -> Journal:
+    """What a rotation that was killed has noted; InputError where that cannot be read."""
+    remedy = f"`dvc checkout {RAW}`, delete it, then rotate again"
+    done: Journal = files.read_object(journal, remedy=remedy) if journal.exists() else {}
+    for entry in done.values():
+        if not isinstance(entry, dict) or not all(_is_texts(entry.get(name)) for name in ("sha256", "recipients")):
+            rule = "by file: sha256 and recipients, lists of text"
+            raise InputError("an entry of another form", file=journal, rule=rule, remedy=remedy)
+    return done
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _check_entries(entries: object, manifest: Path) -> None:
+    present = {path.relative_to(manifest.parent).as_posix() for path in manifest.parent.rglob("*") if path.is_file()}
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict) or not _is_texts([entry.get("path"), entry.get("sha256")]):
+            raise InputError(
+                "an entry of another form",
+                file=manifest,
+                rule="files: a list of objects with path and sha256",
+                remedy=f"`dvc checkout {RAW}`, then rotate again",
+            )
+        if entry["path"] not in present:
+            raise _changed(manifest.parent / entry["path"])
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(
+        "missing, or not as it was sealed",
+        file=path,
+        rule=f"SHA-256 as in {raw.MANIFEST} or in {JOURNAL}",
+        remedy=f"`dvc checkout {RAW}`, then rotate again",
+    )
+
+
 def _reseal(folder: Path, entry: dict[str, Any], keys: list[str], done: Journal, journal: Path) -> None:
     """Seal one file anew unless the journal says that it is; notes its coming hash first."""
     path, name = folder / entry["path"], entry["path"]
     known = done.get(name, {"sha256": [], "recipients": None})
-    present = files.sha256(path) if path.exists() else None
+    present = files.sha256(path)
     if present not in (entry["sha256"], *known["sha256"]):
-        raise InputError(
-            "missing, or not as it was sealed",
-            file=path,
-            rule=f"SHA-256 as in {raw.MANIFEST} or in {JOURNAL}",
-            remedy=f"`dvc checkout {RAW}`, then rotate again",
-        )
+        raise _changed(path)
     if known["sha256"] and present == known["sha256"][-1] and known["recipients"] == keys:
         return
     content = sealed.seal(sealed.unseal(path.read_bytes(), str(path)), keys)
@@ -203,8 +245,7 @@ def _key(chosen: argparse.Namespace) -> int:
     named = os.environ.get(sealed.IDENTITY_FILE)
     path = chosen.output or (Path(named).expanduser() if named else sealed.default_file())
     if path.exists() and not chosen.another:
-        keys = [str(one.to_public()) for one in sealed.parsed(path.read_text(), str(path))]
-        _say(f"{path} opens what is sealed to:", *keys, "nothing was changed; --another makes one more")
+        _say(f"{path} opens what is sealed to:", *public_keys(path), "nothing was changed; --another makes one more")
         return 0
     keys = make_key(path, chosen.another)
     _say(f"made in {path}, for you alone to read. Back it up. Its public key goes into privacy.recipients:", keys[-1])

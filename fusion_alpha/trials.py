@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+import numpy as np
 import pandas as pd
 
 from fusion_alpha import tracking
 from fusion_alpha.config import Config
+from fusion_alpha.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 REPORTS = "reports"  # experiment of evaluate_strategy.py; a report chooses nothing and is no trial
 EQUITY = "equity.csv"  # artifact of an evaluation
 
+_EQUITY_FILE = "columns session (a day, each once) and model (a finite number)"
+_WITHOUT = "move it away: the trial counts without its equity too"
 _SHARPE = "test/strategies.model.sharpe"
 _PAGE = 1000
 
@@ -100,5 +104,15 @@ def _equity(run: "Run") -> list[pd.Series]:
     path = Path(url2pathname(urlparse(run.info.artifact_uri).path)) / EQUITY
     if not path.exists():
         return []
-    table = pd.read_csv(path, index_col="session", parse_dates=True)
-    return [table["model"]] if "model" in table else []
+    try:
+        table = pd.read_csv(path)
+        if "model" not in table:
+            return []
+        days = pd.DatetimeIndex(pd.to_datetime(table["session"], format="ISO8601"), name="session")
+        curve = pd.Series(table["model"].to_numpy("float64"), days, name="model")
+    except (KeyError, ValueError, TypeError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"not readable ({said})", file=path, rule=_EQUITY_FILE, remedy=_WITHOUT) from None
+    if days.hasnans or not days.is_unique or not np.isfinite(curve).all():
+        raise InputError("a session twice, or a value that is none", file=path, rule=_EQUITY_FILE, remedy=_WITHOUT)
+    return [curve]

@@ -173,6 +173,17 @@ def test_a_file_of_identities_may_hold_several_and_is_for_its_owner(tmp_path, mo
     assert "chmod 600" in caplog.text
 
 
+def test_a_new_key_leaves_the_one_before_it_whole(tmp_path):
+    path = tmp_path / "key.txt"
+    path.write_text(str(OLD))  # as an editor without a last line break leaves it
+    assert privacy.make_key(path, another=True)[0] == str(OLD.to_public())
+    for damaged in (b"nothing of the kind\n", b"\xff\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="line 1"):
+            privacy.make_key(path, another=True)
+        assert path.read_bytes() == damaged
+
+
 # ---- the raw layer
 
 

@@ -244,7 +244,7 @@ def retry_after(header: str | None, otherwise: float) -> float:
     """Seconds from a Retry-After header, which holds seconds or a date."""
     if header is None:
         return otherwise
-    if header.strip().isdigit():
+    if header.strip().isdecimal():
         return min(float(header), _LONGEST_REST_S)
     date = http_date(header)
     if date is None:

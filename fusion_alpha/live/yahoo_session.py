@@ -79,7 +79,7 @@ class YahooSession(Session[Response]):
         self._last.content = response.content
         date, age = http_date(response.headers.get("Date")), response.headers.get("Age", "")
         if date is not None:  # a cache's answer carries the time at which it was made
-            passed = pd.Timedelta(seconds=int(age) if age.isdigit() else 0)
+            passed = pd.Timedelta(seconds=int(age) if age.isdecimal() else 0)
             self.clocks = (date + passed, pd.Timestamp.now("UTC").as_unit("us"))
         if response.status_code == 429:
             rest = retry_after(response.headers.get("Retry-After"), self._settings.breaker_rest_s)

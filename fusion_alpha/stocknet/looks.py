@@ -33,7 +33,10 @@ def read(log: Path = LOG) -> list[tuple[str, ...]]:
     """Lines so far; InputError where the file is not such a log."""
     if not log.exists():
         return []
-    rows = [tuple(row) for row in csv.reader(io.StringIO(log.read_text()))]
+    try:
+        rows = [tuple(row) for row in csv.reader(io.StringIO(log.read_text()))]
+    except (UnicodeDecodeError, csv.Error):
+        rows = []
     if not rows or rows[0] != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
         raise InputError(
             "not a log of looks at test",

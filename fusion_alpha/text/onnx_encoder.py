@@ -7,6 +7,7 @@ text that is alone is given twice. As with torch, another processor may give oth
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer
 
 from fusion_alpha.config import TextConfig
 from fusion_alpha.errors import InputError
-from fusion_alpha.onnx_models import MANIFEST, session, verified
+from fusion_alpha.onnx_models import MANIFEST, as_exported, session, verified
 from fusion_alpha.text.encoders import Part, Spec, run_ahead
 
 MODEL, TOKENIZER, GOLDEN = "model.onnx", "tokenizer.json", "golden.safetensors"
@@ -48,35 +49,40 @@ class OnnxEncoder:
 
     def __init__(self, folder: Path, cfg: TextConfig) -> None:
         manifest = verified(folder, FORMAT, _REMEDY)
-        for name in ("name", "precision", "dim"):
-            if getattr(cfg, name) != manifest[name]:
+        with as_exported(folder / MANIFEST, _REMEDY):
+            for name in ("name", "precision", "dim"):
+                if getattr(cfg, name) != manifest[name]:
+                    raise InputError(
+                        f"exported for text.{name} = {manifest[name]!r}",
+                        file=folder / MANIFEST,
+                        rule=f"text.{name} = {getattr(cfg, name)!r}",
+                    )
+            if cfg.max_tokens > manifest["positions"]:
                 raise InputError(
-                    f"exported for text.{name} = {manifest[name]!r}",
-                    file=folder / MANIFEST,
-                    rule=f"text.{name} = {getattr(cfg, name)!r}",
+                    f"parameter text.max_tokens = {cfg.max_tokens}",
+                    rule=f"at most the {manifest['positions']} positions of the model in {folder}",
                 )
-        if cfg.max_tokens > manifest["positions"]:
-            raise InputError(
-                f"parameter text.max_tokens = {cfg.max_tokens}",
-                rule=f"at most the {manifest['positions']} positions of the model in {folder}",
+            model_sha256, *_ = (manifest["files"][name] for name in FILES)
+            self.spec = Spec(
+                cfg.name,
+                cfg.dim,
+                model_sha256,
+                manifest["head_sha256"],
+                cfg.max_tokens,
+                cfg.engine,
+                cfg.precision,
+                cfg.batch_size,
             )
-        self.spec = Spec(
-            cfg.name,
-            cfg.dim,
-            manifest["files"][MODEL],
-            manifest["head_sha256"],
-            cfg.max_tokens,
-            cfg.engine,
-            cfg.precision,
-            cfg.batch_size,
-        )
-        self._threads = cfg.threads
-        self._last = manifest["last_token"]
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+            self._last = int(np.int64(manifest["last_token"]))
+        self._folder, self._threads = folder, cfg.threads
+        with _as_tokenizer(folder / TOKENIZER):
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._session = session((folder / MODEL).read_bytes())
-        self._check_golden(folder)
+        with as_exported(folder / MODEL, _REMEDY):
+            self._session = session((folder / MODEL).read_bytes())
+        with as_exported(folder / GOLDEN, _REMEDY):
+            self._check_golden(folder)
 
     def stream(self, texts: Sequence[str]) -> Iterator[Part]:
         ids, n_tokens = self._tokens(texts)
@@ -94,11 +100,13 @@ class OnnxEncoder:
     def run(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Token ids (B, L) of texts of one length -> embeddings (B, dim), logits (B, 3) as in LABELS."""
         given = np.repeat(ids, 2, axis=0) if len(ids) == 1 else ids
-        vectors, logits = self._session.run(None, {"ids": given})
+        with as_exported(self._folder / MODEL, _REMEDY):
+            vectors, logits = self._session.run(None, {"ids": given})
         return vectors[: len(ids)], logits[: len(ids)]
 
     def _tokens(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-        ids = [np.array(one.ids, np.int64) for one in self._tokenizer.encode_batch_fast(list(texts))]
+        with _as_tokenizer(self._folder / TOKENIZER):
+            ids = [np.array(one.ids, np.int64) for one in self._tokenizer.encode_batch_fast(list(texts))]
         n_tokens = np.array([len(one) for one in ids], np.int64)
         most = self.spec.max_tokens
         return [np.append(one[: most - 1], self._last) if len(one) > most else one for one in ids], n_tokens
@@ -110,6 +118,8 @@ class OnnxEncoder:
 
     def _check_golden(self, folder: Path) -> None:
         limits, golden = LIMITS[self.spec.precision], load_file(folder / GOLDEN)
+        if golden["lengths"].ndim != 1 or not len(golden["lengths"]):
+            raise ValueError(f"lengths of {golden['lengths'].shape}")
         for start, length in enumerate(golden["lengths"]):
             vectors, logits = self.run(golden["ids"][start : start + 1, :length])
             off = (
@@ -123,3 +133,13 @@ class OnnxEncoder:
                     rule=f"at most {limits.embedding:g} and {limits.logit:g}",
                     remedy="this processor computes something else: set text.precision=float32, or text.engine=torch",
                 )
+
+
+@contextmanager
+def _as_tokenizer(path: Path) -> Iterator[None]:
+    """InputError where the file is no tokenizer, or one that cannot read a text."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"no tokenizer ({said})", file=path, rule="as it was exported", remedy=_REMEDY) from error

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 from fusion_alpha.errors import InputError
-from fusion_alpha.files import read_json, sha256, write_bytes, write_json
+from fusion_alpha.files import read_object, sha256, write_bytes, write_json
 from fusion_alpha.text.encoders import LABELS
 from fusion_alpha.text.weights import WEIGHTS
 
 CONFIG = "config.json"
 FORMAT = 1
+_AGAIN = "restore it, or train it again with python -m fusion_alpha.text.train_sentiment"
 _STEPS = 127  # of int8 on either side of zero
 
 
@@ -81,20 +82,26 @@ def load(folder: Path, encoder: BertModel, encoder_sha256: str) -> tuple[Sentime
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise InputError("no such file", file=folder / name, remedy="restore it: git checkout models/")
-    config, found = read_json(folder / CONFIG), sha256(folder / WEIGHTS)
+    config, found = read_object(folder / CONFIG, "first_layer", remedy=_AGAIN), sha256(folder / WEIGHTS)
     _expect(found, config.get("weights_sha256"), "the SHA-256 of the head's weights", folder)
     _expect(encoder_sha256, config.get("encoder_sha256"), "the SHA-256 of the encoder", folder)
     _expect(FORMAT, config.get("format"), "the format", folder)
-    branch = SentimentBranch(encoder, config["first_layer"])
+    n_layers, first = len(encoder.encoder.layer), config["first_layer"]
+    if type(first) is not int or not 0 <= first <= n_layers:
+        said, rule = f"first_layer is {first!r}", f"a whole number, 0 to {n_layers}"
+        raise InputError(said, file=folder / CONFIG, rule=rule, remedy=_AGAIN)
+    branch = SentimentBranch(encoder, first)
     frozen = branch.layers.state_dict()
     try:
         tensors = load_file(folder / WEIGHTS)
-        branch.layers.load_state_dict({name: frozen[name] + _unpacked(f"layers.{name}", tensors) for name in frozen})
+        branch.layers.load_state_dict(
+            {name: value + _unpacked(f"layers.{name}", tensors, value.shape) for name, value in frozen.items()}
+        )
         branch.classifier.load_state_dict(
             {name: tensors[f"classifier.{name}"] for name in branch.classifier.state_dict()}
         )
     except (SafetensorError, KeyError, RuntimeError) as error:
-        raise InputError(f"not a sentiment head ({error})", file=folder / WEIGHTS, remedy="train it again") from None
+        raise InputError(f"not a sentiment head ({error})", file=folder / WEIGHTS, remedy=_AGAIN) from None
     return branch.eval(), found
 
 
@@ -104,8 +111,7 @@ def _expect(found: object, expected: object, what: str, folder: Path) -> None:
             f"{what} is {found}",
             file=folder / CONFIG,
             rule=f"the head's config says {expected}",
-            remedy="a head fits the encoder that it was trained on: restore both, or train it again with "
-            "python -m fusion_alpha.text.train_sentiment",
+            remedy=f"a head fits the encoder that it was trained on: {_AGAIN}",
         )
 
 
@@ -116,6 +122,10 @@ def _packed(name: str, difference: Tensor) -> dict[str, Tensor]:
     return {name: (difference / scale).round().to(torch.int8), f"{name}.scale": scale}
 
 
-def _unpacked(name: str, tensors: dict[str, Tensor]) -> Tensor:
+def _unpacked(name: str, tensors: dict[str, Tensor], shape: torch.Size) -> Tensor:
     value = tensors[name]
+    sizes = {name: shape} | ({f"{name}.scale": torch.Size((shape[0], 1))} if value.dtype == torch.int8 else {})
+    for part, size in sizes.items():  # before anything is spread over more than it is
+        if tensors[part].shape != size:
+            raise KeyError(f"{part} of {list(tensors[part].shape)}, not {list(size)}")
     return value.float() * tensors[f"{name}.scale"] if value.dtype == torch.int8 else value

@@ -86,7 +86,10 @@ def read(folder: Path, name: str) -> pd.DataFrame:
     file = folder / name
     if not file.is_file():
         raise InputError("no such file", file=file, remedy="--data names the folder of labelled text")
-    rows = pd.read_csv(file)
+    try:
+        rows = pd.read_csv(file, dtype=str)
+    except ValueError as error:
+        raise InputError(f"not readable ({error})", file=file, rule="a CSV of text, label, source, in UTF-8") from None
     missing = {"text", "label", "source"} - set(rows)
     if missing:
         raise InputError(f"columns missing: {sorted(missing)}", file=file, rule="text, label, source")
@@ -103,7 +106,8 @@ def split(train: pd.DataFrame, chosen_on: pd.DataFrame) -> tuple[pd.DataFrame, p
     labels = train.groupby("text")["label"].transform("nunique")
     train = train[(labels == 1) & ~train["text"].isin(chosen_on["text"])].drop_duplicates("text", ignore_index=True)
     headline = train["source"].str.startswith(HEADLINES)
-    held_out = headline & train["text"].map(lambda text: int(text_hash(text), 16) % HELD_OUT_OF == 0)
+    chosen = train["text"].map(lambda text: int(text_hash(text), 16) % HELD_OUT_OF == 0)
+    held_out = headline & chosen.astype(bool)  # of no row, it has no type
     return train[~held_out].reset_index(drop=True), train[held_out].reset_index(drop=True)
 
 

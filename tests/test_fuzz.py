@@ -7,10 +7,12 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fuzz.targets import TARGETS, TOKENS, check
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load, save
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "30"))
 
@@ -29,6 +31,16 @@ def answer_of_yahoo(news: object) -> bytes:
 
 def model_of_a_checkpoint(**changes: object) -> dict[str, object]:
     return json.loads(TARGETS["checkpoint_config"].seeds()[0])["model"] | changes
+
+
+def json_of(name: str, **changes: object) -> bytes:
+    """A seed that is a JSON object, changed."""
+    return json.dumps(json.loads(TARGETS[name].seeds()[0]) | changes).encode()
+
+
+def tensors_of(name: str, **changes: np.ndarray) -> bytes:
+    """A seed of safetensors, changed."""
+    return save(load(TARGETS[name].seeds()[0]) | changes)
 
 
 # What fuzzing found: the bytes, and what they ended in before the reader was mended.
@@ -94,7 +106,86 @@ FOUND = {
         "TypeError, a width of 4.0": lambda: config_of_a_checkpoint(model=model_of_a_checkpoint(width=4.0)),
         "RecursionError": lambda: DEEP,
     },
-    "onnx_manifest_content": {"KeyError 'format'": lambda: b"{}"},
+    "onnx_manifest_content": {
+        "KeyError 'format'": lambda: b"{}",
+        "ValueError, a number that is none": lambda: b'{"format": NaN, "files": {}}',
+    },
+    "onnx_fusionnet_manifest": {
+        "KeyError 'model_id'": lambda: json_of("onnx_fusionnet_manifest", model_id=None).replace(b"model_id", b"x"),
+        "AttributeError, no checkpoint": lambda: json_of("onnx_fusionnet_manifest", checkpoint=[]),
+        "TypeError, thresholds that are a number": lambda: json_of("onnx_fusionnet_manifest", thresholds=5),
+    },
+    "onnx_fusionnet_model": {"InvalidProtobuf": lambda: TARGETS["onnx_fusionnet_model"].seeds()[0][3:]},
+    "onnx_fusionnet_golden": {
+        "SafetensorError": lambda: b"",
+        "KeyError 'mask_0'": lambda: TARGETS["onnx_fusionnet_golden"].seeds()[0].replace(b"mask_0", b"mask_2"),
+        "all of the memory, for 2^40 samples without a mask": lambda: tensors_of(
+            "onnx_fusionnet_golden", mask_0=np.zeros((1 << 40, 0), np.float32)
+        ),
+        "InvalidArgument, rows without an answer": lambda: tensors_of(
+            "onnx_fusionnet_golden", float32=np.zeros((1 << 40, 0), np.float32)
+        ),
+        "ValueError, an odd number of samples": lambda: tensors_of(
+            "onnx_fusionnet_golden", mask_0=np.zeros((3, 8), np.float32)
+        ),
+    },
+    "onnx_fusionnet_golden_torch": {
+        "SafetensorError": lambda: b"",
+        "RuntimeError, a feature too many": lambda: tensors_of(
+            "onnx_fusionnet_golden_torch", sessions=np.zeros((2, 6, 3), np.float32)
+        ),
+    },
+    "onnx_encoder_manifest": {
+        "KeyError 'name'": lambda: b'{"format": 1, "files": {}}',
+        "TypeError, positions that are text": lambda: json_of("onnx_encoder_manifest", positions="all"),
+        "OverflowError, a last token too large": lambda: json_of("onnx_encoder_manifest", last_token=10**30),
+    },
+    "onnx_encoder_model": {"InvalidProtobuf": lambda: TARGETS["onnx_encoder_model"].seeds()[0][3:]},
+    "onnx_encoder_tokenizer": {
+        "Exception": lambda: b"",
+        "InvalidArgument, a token that the model has not": lambda: (
+            TARGETS["onnx_encoder_tokenizer"].seeds()[0].replace(b'"up":3', b'"up":9')
+        ),
+    },
+    "onnx_encoder_golden": {
+        "SafetensorError": lambda: b"",
+        "TypeError, texts without a length": lambda: tensors_of(
+            "onnx_encoder_golden", lengths=np.zeros((1 << 40, 0), np.int64)
+        ),
+    },
+    "head_config": {
+        "AttributeError, no object": lambda: b"[]",
+        "KeyError 'first_layer'": lambda: json_of("head_config", first_layer=0).replace(b"first_layer", b"x"),
+        "TypeError, a layer of 1.5": lambda: json_of("head_config", first_layer=1.5),
+        "IndexError, a layer that the encoder has not": lambda: json_of("head_config", first_layer=3),
+    },
+    "identities": {"UnicodeDecodeError": lambda: b"# \xff\n" + TARGETS["identities"].seeds()[0]},
+    "rotation": {
+        "TypeError, an entry that is no object": lambda: b'{"a.csv.age": 5}',
+        "KeyError 'recipients'": lambda: TARGETS["rotation"].seeds()[0].replace(b"recipients", b"x"),
+    },
+    "rotation_manifest": {
+        "TypeError, files that are no list": lambda: json_of("rotation_manifest", files=5),
+        "TypeError, a path that is no text": lambda: json_of("rotation_manifest", files=[{"path": 5, "sha256": ""}]),
+        "FileNotFoundError, a file without a hash": lambda: json_of(
+            "rotation_manifest", files=[{"path": "b.csv.age", "sha256": None}]
+        ),
+    },
+    "labelled_text": {
+        "UnicodeDecodeError": lambda: b"\xff",
+        "EmptyDataError": lambda: b"",
+        "TypeError, texts that are numbers": lambda: b"text,label,source\n1,neutral,a\n",
+    },
+    "equity": {
+        "UnicodeDecodeError": lambda: b"\xff",
+        "ValueError, no session": lambda: b"day,model\n2020-01-02,1.0\n",
+        "TypeError, a value that is text": lambda: b"session,model\n2020-01-02,up\n2020-01-03,1.0\n",
+        "ValueError, a session twice": lambda: b"session,model\n2020-01-02,1.0\n2020-01-02,1.0\n2020-01-03,1.0\n",
+    },
+    "looks": {
+        "UnicodeDecodeError": lambda: b"\xff",
+        "csv.Error, a field too long": lambda: b"a" * (1 << 18),
+    },
     "journal_content": {
         "KeyError 'timing'": lambda: b'{"seq": 0, "prev": "", "kind": "signal", "data": {}}',
         "KeyError 'reason'": lambda: b'{"seq": 0, "prev": "", "kind": "latch", "data": {}, "timing": {}}',
@@ -102,7 +193,10 @@ FOUND = {
             b'{"seq": 0, "prev": "", "kind": "latch", "data": 5, "timing": {}}'
         ),
     },
-    "feed": {"OutOfBoundsDatetime, a clock in the year 204": lambda: b"Mon, 01 Jul 204 13:31:02 GMT\n{}"},
+    "feed": {
+        "OutOfBoundsDatetime, a clock in the year 204": lambda: b"Mon, 01 Jul 204 13:31:02 GMT\n{}",
+        "ValueError, a rest of \N{SUPERSCRIPT TWO} seconds": lambda: b"|\xb2\n{}",
+    },
 }
 
 edits = st.tuples(

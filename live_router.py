@@ -95,7 +95,7 @@ def run_of(interval: str | None) -> Path:
     for folder in RUNS:
         if (folder / config.PARAMS).exists() and config.load(params=folder / config.PARAMS).interval == interval:
             return folder
-    command = "make repro" if interval == "1m" else f"python run_pipeline.py --interval {interval} --mode train"
+    command = "make repro" if interval == "1m" else f"python run_pipeline.py --interval {interval} --mode predict"
     raise NoModel(
         f"no model of {interval} bars",
         rule="bars need a model that was trained on bars of their length",

@@ -47,7 +47,7 @@ def test_the_run_is_the_checkouts_or_the_small_one_of_one_minute_bars(tmp_path, 
     minute, folder = live_router.checked(live_router.parser().parse_args(["--interval", "1m"]))
     assert (minute.interval, minute.data.lab.n_tickers, folder) == ("1m", 3, tmp_path / "minute")
     with pytest.raises(
-        live_router.NoModel, match=r"(?s)no model of 5m bars.*run_pipeline.py --interval 5m --mode train"
+        live_router.NoModel, match=r"(?s)no model of 5m bars.*run_pipeline.py --interval 5m --mode predict"
     ):
         options("--interval", "5m")
     (tmp_path / "minute" / config.PARAMS).unlink()
@@ -75,7 +75,7 @@ def test_a_model_that_is_missing_ends_with_status_78_and_touches_no_journal(tmp_
 def test_bars_of_an_interval_that_nobody_trained_end_with_status_78():
     done = subprocess.run([sys.executable, "live_router.py", "--interval", "7m"], capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (78, False)
-    assert "python run_pipeline.py --interval 7m --mode train" in done.stderr
+    assert "python run_pipeline.py --interval 7m --mode predict" in done.stderr
 
 
 def test_a_wrong_option_ends_with_status_2():

@@ -65,6 +65,18 @@ def test_a_file_that_grows_gives_its_new_rows_once(folder):
     assert tested.poll(NOW).bars == []
 
 
+def test_a_bar_that_is_written_early_is_given_once_it_is_over_as_it_is_by_then(folder):
+    tested = feed(folder)
+    close = pd.Timestamp(f"{NEXT[0]}T16:00", tz="America/New_York").tz_convert("UTC")
+    both(folder, bar(NEXT[0]))
+    assert given(tested.poll(close - pd.Timedelta(hours=3))) == []
+    path = folder / "prices/TSLA.csv"
+    path.write_text(path.read_text().replace(bar(NEXT[0]), bar(NEXT[0], 101.0)))
+    assert given(tested.poll(close + pd.Timedelta(seconds=1))) == []
+    assert given(tested.poll(close + pd.Timedelta(seconds=2))) == [("AAPL", NEXT[0], 100), ("TSLA", NEXT[0], 101)]
+    assert given(tested.poll(close + pd.Timedelta(seconds=3))) == []
+
+
 def test_a_restart_has_what_came_since_the_pipeline_ran(folder):
     made = feed(folder)
     both(folder, bar(NEXT[0]))

@@ -291,6 +291,33 @@ def test_the_kill_file_stops_signals_and_stays_latched_until_released(world, eng
     assert len(said_by(path, "bar")) == len(closes)
 
 
+def test_a_switch_that_is_pulled_between_bars_is_latched_before_the_next_one_and_before_a_stop(world, engine, tmp_path):
+    """The file is gone, or the process, when the next bar comes."""
+    path, kill = tmp_path / "live.log", tmp_path / "kill"
+
+    class Touched(TableFeed):
+        def poll(self, now):
+            kill.touch()
+            return Polled(received_utc=now)
+
+        def ended(self, now):
+            return True
+
+    rest = world[2]
+    made = route(
+        world, engine, path, Touched(rest.prices, rest.news, name="replay", simulated=True), switch=KillSwitch(kill)
+    )
+    assert (made.latched, said_by(path, "bar")) == (f"{kill} exists", [])
+
+    path, switch = tmp_path / "other.log", KillSwitch(None)
+
+    def pull(made: router.Router) -> None:
+        made.on_bar = switch.pull
+
+    route(world, engine, path, switch=switch, before=pull, once=True)
+    assert [one.kind for one in read(path)][-3:] == ["bar", "latch", "stop"]
+
+
 def test_a_kill_switch_that_cannot_be_seen_counts_as_pulled(tmp_path):
     folder = tmp_path / "gone"
     assert "gone" in KillSwitch(folder / "kill").pulled()

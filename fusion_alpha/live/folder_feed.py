@@ -7,6 +7,7 @@ Every poll looks at the files; of one that changed, what is new is read, by the 
     a file that cannot be read at all (a column missing, not UTF-8) or is gone silences its own ticker until it is right
     a file that was replaced is read anew; a bar that is known with other numbers is `revised` in the journal
     bars of one close wait half a minute for each other, since files are written one after the other
+    a bar that is written before it counts as over waits until it does; what the file says last of it counts
 
 Headlines are handed over once; an item whose text changes later counts as another one from then on, as in the pipeline.
 """
@@ -73,6 +74,8 @@ class FolderFeed:
             tuple[str, str], tuple[pd.Timestamp, str]
         ] = {}  # time and text of each item, as of its last edit
         self._files: dict[str, _File] = {}
+        self._settle = pd.Timedelta(seconds=cfg.live.settle_s)
+        self._early: dict[tuple[str, pd.Timestamp], Bar] = {}  # written before they are over, for the guards
         self._waiting = Together(_PATIENCE)
 
     def ended(self, now: pd.Timestamp) -> bool:
@@ -86,7 +89,11 @@ class FolderFeed:
         if not self._folder.is_dir():
             problem = Problem("missing", f"{self._folder} is gone", tuple(self._last))
             return Polled(self._released(now), problems=[problem], received_utc=now, answered=False)
-        for bar in [bar for file, path in self._prices(problems) for bar in self._new_bars(file, path, now, problems)]:
+        for file, path in self._prices(problems):
+            for bar in self._new_bars(file, path, now, problems):
+                self._early[bar.ticker, bar.close_utc] = bar
+        for key in [key for key in self._early if key[1] <= now - self._settle]:
+            bar = self._early.pop(key)
             self._last[bar.ticker] = max(self._last[bar.ticker], bar.close_utc)
             self._waiting.add(bar, now)
         headlines = self._headlines(now, problems)

@@ -138,6 +138,7 @@ class Router:
                 if polled is not None and polled.bars:
                     self._tell_feed()
                 self._watch(self.parts.clock.now())
+                self._look_at_switch()
                 self._pause()
             if self._done and not self._dealt:
                 log.warning("the feed has no bar after %s: nothing was decided", self._last)
@@ -145,6 +146,7 @@ class Router:
             log.info("stopping")
         finally:
             gc.unfreeze()
+        self._look_at_switch()
         self._write(Entry("stop", {"reason": "signal" if self.stop.is_set() else "done"}))
         return OK if self.failed is None else BROKEN
 
@@ -221,6 +223,8 @@ class Router:
         if self.latched:
             log.error("the kill switch is latched (%s); no signals until --release", self.latched)
         self._report_latch()
+        parts.metrics.equity.set(parts.broker.equity())
+        parts.metrics.last_bar.set(self._last.timestamp())
         self._tell_feed()
         self._warm_up(history.prices["bar_close_utc"].max())
         self._take(polled, parts.clock.now())
@@ -405,14 +409,18 @@ class Router:
             return "gap: most of its recent bars are missing"
         return None if texts else "texts are not embedded"
 
-    def _blocked(self, close: pd.Timestamp) -> str | None:
-        """What forbids every signal of the bar now."""
+    def _look_at_switch(self) -> None:
+        """Latch as soon as the switch is seen pulled: a file may go, and a signal dies with this process."""
         pulled = self.parts.switch.pulled()
         if pulled is not None and self.latched is None:
             self._write(Entry("latch", {"reason": pulled}))
             self.latched = pulled
             log.error("kill switch: %s", pulled)
         self._report_latch()
+
+    def _blocked(self, close: pd.Timestamp) -> str | None:
+        """What forbids every signal of the bar now."""
+        self._look_at_switch()
         if self.latched is not None:
             return f"killed: {self.latched}"
         if self._skew.judge(None, None) == "halt":

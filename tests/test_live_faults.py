@@ -242,7 +242,9 @@ def test_silence_is_stale_and_what_comes_after_it_is_late_and_never_a_signal(wor
     back = {key: value for key, value in forecasts(whole).items() if key in forecasts(run)}
     assert forecasts(run) == back  # the tables are those of a router that missed nothing
     decided = {one["book"]["orders"][-1]["decided_utc"] for one in run.of("bar") if one["book"]["orders"]}
-    assert len(decided) == BARS - 2
+    assert len(decided) == BARS - 4
+    missed = {data["close_utc"] for data in run.of("signal") if "order" in data}
+    assert missed == {close.isoformat() for close in closes(world)[4:6]}  # in time, but their opens were over
     assert run.server.asked[-1]["since"] > run.server.asked[0]["since"]
 
 

@@ -469,6 +469,10 @@ class Router:
         """Write the bar down, then send. Checked last, so that nothing that happened meanwhile is missed."""
         blocked = self._blocked(close)
         decision = None if blocked else decision
+        order = decision.order if decision else None
+        if order is not None and self.parts.clock.now() > pd.Timestamp(order.fill_utc):
+            log.warning("%s: no order, the open at %s is over", close, order.fill_utc)
+            order = None  # on paper it would be filled at a price that is known by now
         latency = time.monotonic() - began
         timing: dict[str, Any] = {"at_utc": pd.Timestamp.now("UTC").isoformat(), "latency_s": round(latency, 6)}
         steps = {name: round(seconds, 6) for name, seconds in self._steps.items()}
@@ -478,12 +482,11 @@ class Router:
             kind = "stale" if reason in (STALE, LATE) else "signal" if reason is None else "no_signal"
             data: dict[str, Any] = {"reason": reason} | (decision.closed.get(name, {}) if decision else {})
             if decision and reason is None:
-                data = decision.said[name]
+                data = decision.said[name] | ({} if order else {"order": "too late for its open"})
             if reasons[name] != "no bar":
                 data = data | self._state.row(name, close)
             entries.append(Entry(kind, {"ticker": name, "close_utc": ended} | data, (name, ended, *self._key), timing))
             self.rows[name] = Row(close, data, latency)
-        order = decision.order if decision else None
         book = self.parts.broker.after(order)
         state = {"close_utc": ended, "equity": self.parts.broker.equity(), "book": book}
         entries.append(Entry("bar", state, ("bar", ended, *self._key), timing | {"steps_s": steps}))

@@ -33,6 +33,12 @@ def model_of_a_checkpoint(**changes: object) -> dict[str, object]:
     return json.loads(TARGETS["checkpoint_config"].seeds()[0])["model"] | changes
 
 
+def live_yahoo(part: bytes, other: bytes) -> bytes:
+    seed = TARGETS["feed_yahoo_minutes"].seeds()[0]
+    assert part in seed
+    return seed.replace(part, other)
+
+
 def json_of(name: str, **changes: object) -> bytes:
     """A seed that is a JSON object, changed."""
     return json.dumps(json.loads(TARGETS[name].seeds()[0]) | changes).encode()
@@ -56,7 +62,10 @@ FOUND = {
         "AttributeError, headlines that are no objects": lambda: answer_of_yahoo(["a"]),
         "TypeError, no headlines": lambda: answer_of_yahoo(None),
     },
-    "yahoo_news": {"OutOfBoundsDatetime": lambda: b'{"title": "t", "providerPublishTime": %s}\n' % (b"9" * 20)},
+    "yahoo_news": {
+        "OutOfBoundsDatetime": lambda: b'{"title": "t", "providerPublishTime": %s}\n' % (b"9" * 20),
+        "TypeError, a time that is true": lambda: b'{"title": "t", "pubDate": true}\n',
+    },
     "yahoo_store": {
         "JSONDecodeError": lambda: b'{"id": \n',
         "UnicodeDecodeError": lambda: b"\xff\n",
@@ -192,6 +201,12 @@ FOUND = {
         "TypeError, data that is no object": lambda: (
             b'{"seq": 0, "prev": "", "kind": "latch", "data": 5, "timing": {}}'
         ),
+    },
+    "feed_yahoo_minutes": {
+        "NotImplementedError, a time in milliseconds": lambda: live_yahoo(b"1709650880", b"1709650880000"),
+        "TypeError, no time of the market": lambda: live_yahoo(b"1709650880", b"null"),
+        "ValueError, a bar without a time": lambda: live_yahoo(b"[1709650320", b"[null"),
+        "TypeError, a headline at true": lambda: live_yahoo(b'"2024-03-05T15:00:00Z"', b"true"),
     },
     "feed": {
         "OutOfBoundsDatetime, a clock in the year 204": lambda: b"Mon, 01 Jul 204 13:31:02 GMT\n{}",

@@ -53,7 +53,6 @@ _ASKERS = 4
 _KNOWN = 60  # bars of the history that an answer may be hung on
 _MOST = 500  # bars of a ticker that are remembered
 _OVERLAP = 5  # of them are asked for again with what is new
-_NO_TABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError)  # of yfinance, over an answer of another form
 
 Found = TypeVar("Found")
 
@@ -240,7 +239,7 @@ class YahooFeed:
             return None
         except YFException as error:
             kind, said = "unavailable", str(error)[:160]
-        except _NO_TABLE as error:
+        except yahoo.NO_TABLE as error:
             kind, said = "malformed", f"{type(error).__name__}: {str(error)[:160]}"
             kept = self._quarantine.keep(self._session.content)
         answer.failed = True
@@ -268,8 +267,10 @@ class YahooFeed:
             utc=True,
         )
         opens = pd.DatetimeIndex(table.index).tz_convert("UTC")
+        if opens.hasnans:
+            raise ValueError("a bar without a time")
         lost = opens.normalize().isin(unknown.normalize()) if self._hours.daily else opens.isin(unknown)
-        known = max(pd.Timestamp(result["meta"]["regularMarketTime"], unit="s", tz="UTC"), opens.max())
+        known = max(pd.Timestamp(int(result["meta"]["regularMarketTime"]), unit="s", tz="UTC"), opens.max())
         return table.assign(Volume=table["Volume"].astype("float64").mask(lost), known=known)
 
     def _bars(self, ticker: _Ticker, table: pd.DataFrame, now: pd.Timestamp, problems: list[Problem]) -> list[Bar]:

@@ -38,7 +38,8 @@ STORE = Path(".cache/yahoo/news")  # in the main checkout
 HEADLINES = 100  # asked for at a time; Yahoo gives fewer
 _WAIT_S = 5.0  # before the second try; doubles
 
-_NO_TABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError)  # of yfinance, over an answer of another form
+# Of yfinance, over an answer of another form; NotImplementedError: of a time after the year 9999, so of milliseconds.
+NO_TABLE = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 
 Answer = TypeVar("Answer")
 
@@ -110,7 +111,7 @@ def _answer(ask: Callable[[], Answer], what: str, block: YahooConfig) -> Answer:
         except YFRateLimitError as error:
             remedy = "wait some minutes; ask for fewer tickers at a time"
             raise InputError(f"no {what}: {error}", rule="yahoo limits requests", remedy=remedy) from None
-        except (YFException, OSError, *_NO_TABLE) as error:  # OSError: every network error
+        except (YFException, OSError, *NO_TABLE) as error:  # OSError: every network error
             said = " ".join(f"{type(error).__name__}: {str(error)[:200]}".split())
             if attempt >= block.tries:
                 raise InputError(
@@ -200,7 +201,7 @@ def story(item: dict[str, Any]) -> tuple[str | None, str | None]:
     """When an item was published, as text, and its title; None for what it does not say."""
     content = item["content"] if isinstance(item.get("content"), dict) else item
     published, title = content.get("pubDate", content.get("providerPublishTime")), content.get("title")
-    if isinstance(published, int):  # seconds since 1970, in yfinance's older form
+    if type(published) is int:  # seconds since 1970, in yfinance's older form
         published = _instant(published)
     return published if isinstance(published, str) else None, title if isinstance(title, str) else None
 

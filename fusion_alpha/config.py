@@ -714,9 +714,9 @@ def changed(cfg: Config, overrides: list[str]) -> Config:
 def _overridden(plain: DictConfig, overrides: list[str], source: str) -> DictConfig:
     OmegaConf.set_struct(plain, True)
     for override in sorted(overrides, key=lambda text: "." in text.split("=")[0]):
-        if "=" not in override:
+        key, found, value = override.partition("=")
+        if not (key and found):
             raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
-        key, value = override.split("=", 1)
         if key.startswith(_OPEN):
             OmegaConf.update(plain, key, _value(key, value), merge=False, force_add=True)
             continue
@@ -809,7 +809,7 @@ def leaves(node: Any, prefix: str = "") -> list[str]:
         node = OmegaConf.to_container(node)
     if not isinstance(node, dict):
         return [prefix]
-    return [leaf for name, child in node.items() for leaf in leaves(child, f"{prefix}.{name}" if prefix else name)]
+    return [leaf for name, child in node.items() for leaf in leaves(child, f"{prefix}.{name}" if prefix else str(name))]
 
 
 def variant(model: ModelConfig, name: str) -> dict[str, Any]:

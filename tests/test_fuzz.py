@@ -81,10 +81,15 @@ FOUND = {
         "RecursionError": lambda: DEEP,
     },
     "raw_times": {"TypeError, no object": lambda: b"[]"},
-    "params": {"OSError, no block": lambda: b"5", "AttributeError, a list": lambda: b"- a"},
+    "params": {
+        "OSError, no block": lambda: b"5",
+        "AttributeError, a list": lambda: b"- a",
+        "TypeError, a number for a name": lambda: b"-1:",
+    },
     "params_override": {
         "yaml.ParserError": lambda: b"tickers=[",
         "yaml.ParserError, an open block": lambda: b"tune.space.train.lr={- low",
+        "a parameter without a name": lambda: b"={low: 1}",
     },
     "params_choice": {
         "yaml.ConstructorError": lambda: b"name: pool\nname: pool\n",

@@ -182,7 +182,7 @@ def on_the_wall(arguments: argparse.Namespace, cfg: Config, history: "History") 
 
 def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Engine", switch: "KillSwitch") -> int:
     from fusion_alpha.live import broker, feed, router
-    from fusion_alpha.live.clock import Clock, SimulatedClock, SteppedClock, WallClock
+    from fusion_alpha.live.clock import Clock, Hours, SimulatedClock, SteppedClock, WallClock
     from fusion_alpha.live.display import Display
     from fusion_alpha.live.journal import Journal
     from fusion_alpha.live.monitor import Metrics, Monitor
@@ -214,7 +214,9 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
         elif arguments.speed == math.inf or (arguments.once and arguments.speed is None):
             clock = SteppedClock(start + pd.Timedelta(seconds=cfg.live.settle_s))
         else:
-            bar_s = 60.0 * (cfg.bar_minutes or 24 * 60)
+            bar_s, hours = 60.0 * (cfg.bar_minutes or 24 * 60), Hours(cfg)
+            if not (hours.daily or hours.is_open(start)):
+                start = hours.next_open(start)  # nobody waits for a simulated night to pass
             clock = SimulatedClock(start, arguments.speed or bar_s / BAR_SECONDS)
         texts = stack.enter_context(Texts(cfg))
         trader = broker.DryRun() if arguments.dry_run else broker.PaperBroker(cfg, book)

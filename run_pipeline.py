@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent
 MODES = {
     "ingest": ["ingest"],
     "features": ["technical", "contradiction"],
-    "train": ["train"],
+    "train": ["export"],  # the router and ONNX Runtime take no model without the export of the same one
     "predict": ["predict"],
     "evaluate": ["evaluate"],
     "all": [],

@@ -137,6 +137,13 @@ def test_a_full_and_a_read_only_disk_are_named_by_every_writer(fault, reason, tm
     )
 
 
+def test_a_file_where_a_folder_should_be_is_named(tmp_path):
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(InputError, match=r"report.*\n  rule:   a folder"):
+        write_bytes(tmp_path / "report/page.html", b"x")
+    assert (tmp_path / "report").read_text() == "mine"
+
+
 def test_an_embedding_cache_that_cannot_grow_is_named(tmp_path):
     spec = Spec("stub", 4096, "0" * 64, None, 16, "torch", "float32", 2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

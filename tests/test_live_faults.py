@@ -364,6 +364,7 @@ def test_a_clock_that_is_off_is_warned_of_and_further_off_stops_signals(skew, st
     run = Run(world, tmp_path, spoil, end=closes(world)[2])
     assert run.of("clock") == [{"state": state}]
     assert abs(run.metric("router_clock_skew_seconds") + skew) <= 1
+    assert run.router.health()["ok"] == (state == "warn")
     reasons = {reason for ticker in TICKERS for reason in run.reasons(ticker)}
     assert (reasons == {None}) if state == "warn" else all("clock skew" in reason for reason in reasons)
     assert bool(run.of("bar")[-1]["book"]["orders"]) == (state == "warn")

@@ -20,7 +20,7 @@ def settings(*arguments: str) -> list[str]:
 
 def test_the_guides_command():
     command = built("--ticker", "TSLA", "--start", "2015-01-01", "--mode", "train")
-    assert command == ["exp", "run", "--set-param", "tickers=[TSLA]", "--set-param", "start='2015-01-01'", "train"]
+    assert command == ["exp", "run", "--set-param", "tickers=[TSLA]", "--set-param", "start='2015-01-01'", "export"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_dry_run_prints_the_command_and_help_teaches():
     [
         (["--mode", "all"], []),
         (["--mode", "evaluate"], []),
-        (["--mode", "train"], ["export", "predict", "evaluate"]),
+        (["--mode", "train"], ["predict", "evaluate"]),
         (["--mode", "features"], ["train", "export", "predict", "evaluate"]),
         (["--stage", "text"], ["process", "technical", "contradiction", "train", "export", "predict", "evaluate"]),
     ],

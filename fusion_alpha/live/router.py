@@ -158,9 +158,9 @@ class Router:
 
     def health(self) -> dict[str, Any]:
         """What /health says."""
-        ok = self.failed is None and self.latched is None and self._failures < self.parts.cfg.live.breaker_failures
+        failing = self._failures >= self.parts.cfg.live.breaker_failures or self._skew.judge(None, None) == "halt"
         return {
-            "ok": ok,
+            "ok": self.failed is None and self.latched is None and not failing,
             "journal": self.failed or "ok",
             "killed": self.latched,
             "feed_failures": self._failures,

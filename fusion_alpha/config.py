@@ -27,6 +27,7 @@ PARAMS = Path("params.yaml")
 CONF = Path("conf")
 MINUTE = Path("minute") / PARAMS  # of the small one-minute model that the router takes: conf/experiment/minute.yaml
 _OPEN = "tune.space."  # a block whose keys are not fixed: an override adds one, or replaces it whole
+_KEY = re.compile(r"\w+(\.\w+)*")
 _REMEDY = "change it where it was set: conf/, -S or the command line; `make params` brings the defaults back"
 
 
@@ -715,7 +716,7 @@ def _overridden(plain: DictConfig, overrides: list[str], source: str) -> DictCon
     OmegaConf.set_struct(plain, True)
     for override in sorted(overrides, key=lambda text: "." in text.split("=")[0]):
         key, found, value = override.partition("=")
-        if not (key and found):
+        if not (_KEY.fullmatch(key) and found):
             raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
         if key.startswith(_OPEN):
             OmegaConf.update(plain, key, _value(key, value), merge=False, force_add=True)

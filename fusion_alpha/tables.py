@@ -95,7 +95,7 @@ def read(table: str, path: Path | None = None, columns: list[str] | None = None)
         frame = arrow.to_pandas(
             types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_fixed_size_list(kind) else None
         )
-    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         said, rule = " ".join(str(error).split()), "Parquet, as `write` makes it"
         raise InputError(
             f"not a readable Parquet file ({said})", file=path, rule=rule, remedy="run `dvc checkout`"

@@ -3,11 +3,14 @@
 Quick mutations here, the same ones every time; `make fuzz` looks further, led by what of the code is reached.
 """
 
+import io
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fuzz.targets import TARGETS, TOKENS, check
 from hypothesis import HealthCheck, Phase, given, settings
@@ -27,6 +30,14 @@ def config_of_a_checkpoint(**changes: object) -> bytes:
 
 def answer_of_yahoo(news: object) -> bytes:
     return json.dumps(json.loads(TARGETS["yahoo_answer"].seeds()[0]) | {"news": news}).encode()
+
+
+def predictions_in_zone(zone: str) -> bytes:
+    table = pq.read_table(io.BytesIO(TARGETS["table_predictions"].seeds()[0]))
+    place = table.schema.get_field_index("bar_close_utc")
+    buffer = io.BytesIO()
+    pq.write_table(table.set_column(place, "bar_close_utc", table[place].cast(pa.timestamp("us", zone))), buffer)
+    return buffer.getvalue()
 
 
 def model_of_a_checkpoint(**changes: object) -> dict[str, object]:
@@ -90,6 +101,7 @@ FOUND = {
         "yaml.ParserError": lambda: b"tickers=[",
         "yaml.ParserError, an open block": lambda: b"tune.space.train.lr={- low",
         "a parameter without a name": lambda: b"={low: 1}",
+        "ConfigIndexError, half an index": lambda: b"[a=1",
     },
     "params_choice": {
         "yaml.ConstructorError": lambda: b"name: pool\nname: pool\n",
@@ -110,6 +122,7 @@ FOUND = {
     },
     "table_predictions": {
         "AttributeError, a column twice": lambda: TARGETS["table_predictions"].seeds()[0].replace(b"kind", b"fold"),
+        "UnknownTimeZoneError": lambda: predictions_in_zone("Nowhere"),
     },
     "questions": {"UnicodeDecodeError": lambda: b"\xff"},
     "checkpoint_config": {

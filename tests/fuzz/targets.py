@@ -201,12 +201,12 @@ def _sidecar(content: bytes, folder: Path) -> object:
 
 # --- sealed files
 
-_SECRET = "AGE-SECRET-KEY-1" + "GFPYYSJZ" * 6 + "GFPQ4EGAEX"  # of 32 bytes 0x42
-_PUBLIC = str(pyrage.x25519.Identity.from_str(_SECRET).to_public())
+_IDENTITY = "AGE-SECRET-KEY-1" + "GFPYYSJZ" * 6 + "GFPQ4EGAEX"  # of 32 bytes 0x42
+_PUBLIC = str(pyrage.x25519.Identity.from_str(_IDENTITY).to_public())
 
 
 def _sealed(content: bytes, folder: Path) -> object:
-    with environment(**{sealed.IDENTITY: _SECRET}):
+    with environment(**{sealed.IDENTITY: _IDENTITY}):
         return sealed.unseal(content, str(write(folder / "a.csv.age", content)))
 
 
@@ -235,7 +235,7 @@ def _rotation_manifest(content: bytes, folder: Path) -> object:
 def _rotate(folder: Path) -> object:
     cfg = inputs.configuration("yahoo")
     cfg.privacy = config.PrivacyConfig(sensitive=["yahoo"], recipients=[_PUBLIC])
-    with environment(DVC_ROOT=folder, **{sealed.IDENTITY: _SECRET}):
+    with environment(DVC_ROOT=folder, **{sealed.IDENTITY: _IDENTITY}):
         return privacy.rotate(cfg, folder / "raw")
 
 
@@ -356,7 +356,7 @@ TARGETS = (
         "yahoo_news": Target(_yahoo_files, lambda: [f"{json.dumps(item)}\n".encode() for item in _ANSWER["news"]]),
         "yahoo_store": Target(_yahoo_store, lambda: [f"{json.dumps(_STORY)}\n".encode()]),
         "sealed": Target(_sealed, lambda: [_sealed_file()]),
-        "identities": Target(_identities, lambda: [f"# public key: {_PUBLIC}\n{_SECRET}\n".encode()]),
+        "identities": Target(_identities, lambda: [f"# public key: {_PUBLIC}\n{_IDENTITY}\n".encode()]),
         "rotation": Target(_rotation, lambda: [_journal_of_rotation(), b"{}"]),
         "rotation_manifest": Target(_rotation_manifest, lambda: [_sealed_manifest()]),
         "raw_manifest": Target(

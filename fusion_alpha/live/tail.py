@@ -14,7 +14,8 @@ class Tail:
         """columns: what is known, of which the last `keep` rows are held."""
         length = len(next(iter(columns.values())))
         self._keep, self._begin, self._end = keep, 0, min(length, keep)
-        self._columns = {name: np.empty((2 * keep, *held.shape[1:]), held.dtype) for name, held in columns.items()}
+        # Filled, not empty: no page is touched for the first time while a bar waits, and memory is what it will be.
+        self._columns = {name: np.full((2 * keep, *held.shape[1:]), 0, held.dtype) for name, held in columns.items()}
         for name, held in columns.items():
             self._columns[name][: self._end] = held[length - self._end :]
 

@@ -725,8 +725,12 @@ def _overridden(plain: DictConfig, overrides: list[str], source: str) -> DictCon
             raise InputError(f"unknown parameter {key!r}", rule=f"a key of {source}", remedy=_nearest(key, plain))
         if (CONF / key).is_dir():
             OmegaConf.update(plain, key, _choice(key, value), merge=False)
-        else:
+            continue
+        try:
             OmegaConf.update(plain, key, _value(key, value))
+        except OmegaConfBaseException as error:
+            said = str(error).partition("\n")[0]
+            raise InputError(f"argument {override!r} ({said})", rule=f"keys of {source}", remedy=_REMEDY) from None
     return plain
 
 

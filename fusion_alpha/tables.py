@@ -105,6 +105,13 @@ def read(table: str, path: Path | None = None, columns: list[str] | None = None)
     return frame
 
 
+def _shown(column: pd.Series, row: int) -> str:
+    try:
+        return str(column.iloc[row])
+    except NotImplementedError:  # pandas has no text for a year after 9999 in a zone that changes its clocks
+        return str(column.to_numpy("datetime64[us]")[row])
+
+
 def empty(table: str) -> pd.DataFrame:
     """A frame of the table's columns and types without rows; vector columns have length 1."""
     frame = {}
@@ -147,7 +154,7 @@ def validate(table: str, frame: pd.DataFrame, path: Path, columns: list[str] | N
         where = ""
         if row is not None and not pd.isna(row):
             keys = [name for name in definition.key if name in frame]
-            where = f" in row {int(row)} ({', '.join(f'{name}={frame[name].iloc[int(row)]}' for name in keys)})"
+            where = f" in row {int(row)} ({', '.join(f'{name}={_shown(frame[name], int(row))}' for name in keys)})"
         raise InputError(
             f"{len(errors.failure_cases)} value(s) break the schema; first: {failure['failure_case']!r}{where}",
             file=path,

@@ -102,6 +102,7 @@ FOUND = {
         "yaml.ParserError, an open block": lambda: b"tune.space.train.lr={- low",
         "a parameter without a name": lambda: b"={low: 1}",
         "ConfigIndexError, half an index": lambda: b"[a=1",
+        "ConfigKeyError, a key in a block": lambda: b"tune=igh:",
     },
     "params_choice": {
         "yaml.ConstructorError": lambda: b"name: pool\nname: pool\n",

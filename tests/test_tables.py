@@ -95,6 +95,14 @@ def test_broken_rules_name_file_column_row_and_rule_and_write_nothing(frame, mes
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_time_without_a_text_is_named_as_well(tmp_path):
+    frame = make_prices(2)
+    frame["bar_close_utc"] = frame["bar_close_utc"].astype("datetime64[us, UTC]") + pd.Timedelta(days=5_000_000)
+    frame["bar_close_utc"] = frame["bar_close_utc"].dt.tz_convert("America/New_York")
+    with pytest.raises(InputError, match="ticker=TSLA, bar_close_utc=15709-"):
+        tables.validate("prices", frame.assign(close=-1.0), tmp_path / "t.parquet")
+
+
 def test_reading_checks_too(tmp_path):
     path = tmp_path / "prices.parquet"
     with pytest.raises(InputError, match="no such table"):

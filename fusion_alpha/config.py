@@ -718,16 +718,15 @@ def _overridden(plain: DictConfig, overrides: list[str], source: str) -> DictCon
         key, found, value = override.partition("=")
         if not (_KEY.fullmatch(key) and found):
             raise InputError(f"argument {override!r}", rule="overrides look like train.epochs=3")
-        if key.startswith(_OPEN):
-            OmegaConf.update(plain, key, _value(key, value), merge=False, force_add=True)
-            continue
-        if OmegaConf.select(plain, key, throw_on_missing=False) is None and not _has(plain, key):
-            raise InputError(f"unknown parameter {key!r}", rule=f"a key of {source}", remedy=_nearest(key, plain))
-        if (CONF / key).is_dir():
-            OmegaConf.update(plain, key, _choice(key, value), merge=False)
-            continue
         try:
-            OmegaConf.update(plain, key, _value(key, value))
+            if key.startswith(_OPEN):
+                OmegaConf.update(plain, key, _value(key, value), merge=False, force_add=True)
+            elif OmegaConf.select(plain, key, throw_on_missing=False) is None and not _has(plain, key):
+                raise InputError(f"unknown parameter {key!r}", rule=f"a key of {source}", remedy=_nearest(key, plain))
+            elif (CONF / key).is_dir():
+                OmegaConf.update(plain, key, _choice(key, value), merge=False)
+            else:
+                OmegaConf.update(plain, key, _value(key, value))
         except OmegaConfBaseException as error:
             said = str(error).partition("\n")[0]
             raise InputError(f"argument {override!r} ({said})", rule=f"keys of {source}", remedy=_REMEDY) from None

@@ -13,8 +13,10 @@ from typing import Any
 from fusion_alpha.errors import InputError
 
 # A disk or a folder that does not take what is written; a file where a folder should be.
-_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_REFUSES |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+_REFUSES = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+}
 
 
 class NotWritten(InputError, OSError):

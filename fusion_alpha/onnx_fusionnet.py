@@ -188,7 +188,9 @@ def require_golden(net: FusionNet, model_id: str, folder: Path) -> None:
 
 def _listed(manifest: Mapping[str, Any], name: str, folder: Path) -> Path:
     """The path of a file; KeyError where the manifest does not vouch for it."""
-    return folder / (name if name in manifest["files"] else manifest["files"][name])
+    if name not in manifest["files"]:
+        raise KeyError(name)
+    return folder / name
 
 
 def _thresholds(given: Any) -> tuple[float, float] | None:

@@ -140,6 +140,6 @@ def _as_tokenizer(path: Path) -> Iterator[None]:
     """InputError where the file is no tokenizer, or one that cannot read a text."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the library raises nothing more special, whatever the file holds
         said = " ".join(str(error).split())[:200]
         raise InputError(f"no tokenizer ({said})", file=path, rule="as it was exported", remedy=_REMEDY) from error

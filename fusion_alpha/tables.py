@@ -92,6 +92,7 @@ def read(table: str, path: Path | None = None, columns: list[str] | None = None)
         raise InputError("no such table", file=path, remedy=f"run the stage that writes {table}: `dvc repro`")
     try:
         arrow = pq.read_table(path, columns=columns, partitioning=None)
+        arrow.validate(full=True)  # Parquet does not promise that text is UTF-8
         frame = arrow.to_pandas(
             types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_fixed_size_list(kind) else None
         )

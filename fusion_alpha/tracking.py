@@ -225,7 +225,7 @@ def prepare() -> str:
             with closing(sqlite3.connect(database)) as plain:
                 plain.execute("PRAGMA schema_version")
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-    except (sqlite3.DatabaseError, MlflowException) as error:
+    except (sqlite3.DatabaseError, MlflowException, UnicodeDecodeError) as error:
         raise InputError(
             f"the tracking database cannot be used ({str(error).splitlines()[0]})",
             file=database,

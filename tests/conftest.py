@@ -39,6 +39,38 @@ def torch_as_it_was() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def deterministic_torch(torch_as_it_was) -> None:
+    """Torch as a training on the tests' small market sets it up."""
+    from fusion_market import configuration
+
+    from fusion_alpha import training
+
+    training.set_up(configuration().train)
+
+
+@pytest.fixture(scope="session")
+def _empty_runs(tmp_path_factory) -> Path:
+    """A folder whose database of runs exists: creating one takes seconds, so tests copy it."""
+    from fusion_alpha import tracking
+
+    root = tmp_path_factory.mktemp("root")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        tracking.prepare()
+    return root
+
+
+@pytest.fixture
+def client(_empty_runs, tmp_path, monkeypatch):
+    """MLflow's client of an empty database in `tmp_path`, where runs go for the length of a test."""
+    mlflow_tracking = pytest.importorskip("mlflow.tracking")
+    (tmp_path / "mlflow.db").write_bytes((_empty_runs / "mlflow.db").read_bytes())
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    return mlflow_tracking.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Folder of real inputs beside the checkout; skips where it is absent."""

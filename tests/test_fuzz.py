@@ -40,6 +40,18 @@ def predictions_in_zone(zone: str) -> bytes:
     return buffer.getvalue()
 
 
+def predictions_of(ticker: bytes, **changes: object) -> bytes:
+    """A seed with one ticker of any bytes, as text, and other columns changed to one value."""
+    table = pq.read_table(io.BytesIO(TARGETS["table_predictions"].seeds()[0]))
+    frame = {name: table[name] for name in table.column_names}
+    frame |= {name: pa.array([value] * len(table)) for name, value in changes.items()}
+    places = pa.py_buffer(np.arange(len(table) + 1, dtype=np.int32) * len(ticker))
+    frame["ticker"] = pa.StringArray.from_buffers(len(table), places, pa.py_buffer(ticker * len(table)))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(frame), buffer)
+    return buffer.getvalue()
+
+
 def model_of_a_checkpoint(**changes: object) -> dict[str, object]:
     return json.loads(TARGETS["checkpoint_config"].seeds()[0])["model"] | changes
 
@@ -124,6 +136,13 @@ FOUND = {
     "table_predictions": {
         "AttributeError, a column twice": lambda: TARGETS["table_predictions"].seeds()[0].replace(b"kind", b"fold"),
         "UnknownTimeZoneError": lambda: predictions_in_zone("Nowhere"),
+        "UnicodeDecodeError, text that is none": lambda: predictions_of(b"\xac"),
+        "UnicodeDecodeError, the same in a row that breaks a rule": lambda: predictions_of(b"\xac", p_up=2.0),
+    },
+    "embedding_cache": {
+        "UnicodeDecodeError, SQL that is no text": lambda: (
+            TARGETS["embedding_cache"].seeds()[0].replace(b"CREATE TABLE texts", b"CREATE TABL\xff texts")
+        ),
     },
     "questions": {"UnicodeDecodeError": lambda: b"\xff"},
     "checkpoint_config": {

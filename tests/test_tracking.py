@@ -18,28 +18,6 @@ from fusion_alpha.errors import InputError
 mlflow_tracking = pytest.importorskip("mlflow.tracking")
 
 
-@pytest.fixture(scope="module")
-def empty_root(tmp_path_factory):
-    """A root whose database exists: creating one takes seconds, so the tests of this file copy it."""
-    root = tmp_path_factory.mktemp("root")
-    before = os.environ.get("DVC_ROOT")
-    os.environ["DVC_ROOT"] = str(root)
-    tracking.prepare()
-    if before is None:
-        del os.environ["DVC_ROOT"]
-    else:
-        os.environ["DVC_ROOT"] = before
-    return root
-
-
-@pytest.fixture
-def client(empty_root, tmp_path, monkeypatch):
-    (tmp_path / "mlflow.db").write_bytes((empty_root / "mlflow.db").read_bytes())
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    return mlflow_tracking.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-
-
 @pytest.fixture
 def cfg():
     return load(params=Path(__file__).parents[1] / "params.yaml")

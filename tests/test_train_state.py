@@ -16,6 +16,8 @@ from fusion_alpha.errors import InputError
 from fusion_alpha.files import write_bytes
 from stages import train
 
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
+
 CPU = torch.device("cpu")
 OUTPUTS = [*(f"models/fusionnet/{name}" for name in ("model.safetensors", "config.json", "README.md"))]
 OUTPUTS += ["metrics/train.json", "metrics/curves.csv"]
@@ -33,15 +35,6 @@ class Record:
 
     def finish(self, **what):
         pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torch_as_it_was():
-    threads = torch.get_num_threads()
-    training.set_up(configuration().train)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

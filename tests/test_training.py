@@ -10,16 +10,9 @@ from fusion_market import configuration, market
 from fusion_alpha import augmentation, prediction, samples, tables, training
 from fusion_alpha.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _deterministic():
-    threads = torch.get_num_threads()
-    training.set_up(configuration().train)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

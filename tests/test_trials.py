@@ -10,26 +10,12 @@ import pytest
 from fusion_alpha import tracking, trials
 from fusion_alpha.config import load
 
-mlflow_tracking = pytest.importorskip("mlflow.tracking")
+pytest.importorskip("mlflow.tracking")
 
 
-@pytest.fixture(scope="module")
-def empty_root(tmp_path_factory):
-    """A root whose database exists: creating one takes seconds, so the tests of this file copy it."""
-    root = tmp_path_factory.mktemp("root")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(root))
-        tracking.prepare()
-    return root
-
-
-@pytest.fixture
-def client(empty_root, tmp_path, monkeypatch):
-    (tmp_path / "mlflow.db").write_bytes((empty_root / "mlflow.db").read_bytes())
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(client, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    return mlflow_tracking.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ class EmbeddingCache:
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, OSError) as error:
+        except (sqlite3.DatabaseError, OSError, UnicodeDecodeError) as error:  # the last where its text is none
             raise InputError(
                 f"the embedding cache cannot be used ({error})",
                 file=self.path,

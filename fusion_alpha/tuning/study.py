@@ -104,7 +104,7 @@ def open_study(name: str, sampler: str, cfg: Config) -> optuna.Study:
             )
             _begin(study, sampler, cfg)
             return study
-    except (sqlite3.DatabaseError, DatabaseError, RuntimeError) as error:
+    except (sqlite3.DatabaseError, DatabaseError, RuntimeError, UnicodeDecodeError) as error:
         raise InputError(
             f"the database of searches cannot be used ({str(error).splitlines()[0]})",
             file=database,

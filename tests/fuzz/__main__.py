@@ -2,11 +2,12 @@
 
 Each target runs by itself for so many seconds. Inputs that reach something new stay in .cache/fuzz/TARGET, so that the
 next run goes on from them; one that breaks the contract goes to .cache/fuzz/broken, and `--input FILE` repeats it.
-The row of each target in metrics/fuzz.csv is replaced: seconds of the wall's clock and of the processor, inputs tried,
-edges of the code that they reached.
+The row in metrics/fuzz.csv of a target that found nothing is replaced: seconds of the wall's clock and of the
+processor, inputs tried, edges of the code that they reached.
 """
 
 import argparse
+import importlib.util
 import logging
 import os
 import re
@@ -20,8 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-
-from fusion_alpha.files import write_text
 
 CORPUS = Path(".cache/fuzz")
 FOUND = Path("metrics/fuzz.csv")
@@ -50,6 +49,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             check(arguments.targets[0], arguments.input.read_bytes(), Path(folder) / "input")
         return 0
+    if importlib.util.find_spec("atheris") is None:
+        parser.error("atheris is not installed: make extra NAME=fuzz")
     with ThreadPoolExecutor(arguments.lanes) as pool:
         whole = list(pool.map(lambda name: run(name, arguments.seconds), arguments.targets or TARGETS))
     return int(not all(whole))
@@ -76,7 +77,8 @@ def run(name: str, seconds: int) -> bool:
         "ok": status == 0,
     }
     with _WRITING:
-        _replace(row)
+        if status == 0:
+            _replace(row)
         sys.stdout.write("  ".join(f"{key} {value}" for key, value in row.items()) + "\n")
         if status != 0:
             sys.stdout.write("\n".join(said.splitlines()[-40:]) + "\n")
@@ -85,6 +87,8 @@ def run(name: str, seconds: int) -> bool:
 
 
 def _replace(row: dict[str, object]) -> None:
+    from fusion_alpha.files import write_text  # not above: what is imported before `fuzz` is not followed by atheris
+
     rows = pd.DataFrame([row])
     if FOUND.exists():
         before = pd.read_csv(FOUND)

@@ -27,12 +27,13 @@ the files, and all that is left is to move data/raw away, take a new key and fet
 """
 
 import argparse
+import contextlib
 import hashlib
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 RAW = Path("data/raw")
 JOURNAL = Path(".cache/rotation.json")  # of a rotation under way, in the main checkout
 
+_HEADER = b"age-encryption.org/v1"
+
 Journal = dict[str, dict[str, Any]]  # by file: every hash that it was given, and the keys of the last
 
 
@@ -66,19 +69,36 @@ def make_key(path: Path, another: bool = False) -> list[str]:
         raise InputError(
             "there is an identity already", file=path, rule="never overwritten", remedy="--another puts one beside it"
         )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     made, apart = x25519.Identity.generate(), ""
     if path.exists():
         public_keys(path)  # before anything joins what is no identity
         apart = "" if path.read_bytes().endswith(b"\n") else "\n"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as handle:
-        handle.write(f"{apart}# public key: {made.to_public()}\n{made}\n")
+    with _for_people(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as handle:
+            handle.write(f"{apart}# public key: {made.to_public()}\n{made}\n")
     return public_keys(path)
 
 
 def public_keys(path: Path) -> list[str]:
-    """Of the identities in a file; InputError names a line that is none."""
-    return [str(one.to_public()) for one in sealed.parsed(path.read_text(errors="replace"), str(path))]
+    """Of the identities in a file; InputError names a line that is none, and a file that cannot be read."""
+    with _for_people(path):
+        text = path.read_text(errors="replace")
+    return [str(one.to_public()) for one in sealed.parsed(text, str(path))]
+
+
+@contextlib.contextmanager
+def _for_people(path: Path) -> Iterator[None]:
+    """What the disk says about a file of identities, as InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot be used ({error.strerror})",
+            file=path,
+            rule="a file of identities, in a folder that you may write to",
+            remedy=f"name another one: --output FILE, or ${sealed.IDENTITY_FILE}",
+        ) from error
 
 
 def rotate(cfg: Config, folder: Path = RAW) -> int:
@@ -176,22 +196,69 @@ def _beside(cfg: Config) -> list[Path]:
 
 
 def in_the_clear(cfg: Config, folder: Path = RAW) -> Iterator[str]:
-    """What of a sensitive source lies in the clear: files below data/, objects of DVC's cache, the user's folder."""
-    for path in sorted(folder.parent.glob(f"*{folder.name}*/**/*")):
-        if path.is_file() and not sealed.is_sealed(path) and path.name != raw.MANIFEST:
+    """What of a sensitive source lies in the clear on this machine, a line each with what to do about it.
+
+    Looked at are data/, DVC's cache, Yahoo's store of headlines, the live router's quarantine and the user's own
+    folder; not the remote, and no cache of another checkout.
+    """
+    for path in _plain(folder.parent.glob(f"*{folder.name}*/**/*")):
+        if path.name != raw.MANIFEST:
             yield f"{path}: run ingest again, `dvc repro ingest`"
-    cache = Path(_dvc("cache", "dir"))
-    for path in sorted(folder.rglob(f"*{sealed.SUFFIX}")):
-        content = sealed.unseal(path.read_bytes(), str(path))
-        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # DVC names its objects so
-        found = cache / "files" / "md5" / digest[:2] / digest[2:]
-        if found.exists():
-            yield f"{found}: the content of {path}; delete it, or `dvc gc --workspace`, and --cloud for the remote"
+    delete = "delete it, or `dvc gc --workspace`, and --cloud for the remote"
+    objects = Path(_dvc("cache", "dir")) / "files" / "md5"
+    for path, of in sorted(_present(objects, folder) | _earlier(objects, cfg.data.source)):
+        yield f"{path}: the content of {of}; {delete}"
+    if cfg.data.source == "yahoo":
+        for path in _plain((stage.root() / yahoo.STORE).rglob("*")):
+            yield f"{path}: headlines kept; `seal` it, or delete it: Yahoo may serve them no more"
+    for path in _plain(stage.root().glob("*.quarantine/*")):
+        yield f"{path}: what a feed said to the live router; look at it, then `seal` or delete it"
     if cfg.data.csv is not None:
         own = stage.root() / Path(cfg.data.csv.folder).expanduser()
-        names = [path for path in own.rglob("*") if path.is_file() and not sealed.is_sealed(path)]
+        names = _plain(own.rglob("*"))
         if names:
             yield f"{own}: {len(names)} files of your own folder; `seal` them, or keep them on an encrypted disk"
+
+
+def _plain(paths: Iterable[Path]) -> list[Path]:
+    """Files among `paths` that hold anything else than the age format, whatever they are called."""
+    return sorted(path for path in paths if path.is_file() and not _HEADER.startswith(_first(path)))
+
+
+def _first(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(len(_HEADER))
+
+
+def _present(objects: Path, folder: Path) -> set[tuple[Path, str]]:
+    """Objects of DVC's cache that hold what a sealed file below `folder` holds, with its name."""
+    found = set()
+    for path in folder.rglob(f"*{sealed.SUFFIX}"):
+        content = sealed.unseal(path.read_bytes(), str(path))
+        found.add((_object(objects, hashlib.md5(content, usedforsecurity=False).hexdigest()), sealed.plain(path).name))
+    return {(path, name) for path, name in found if path.is_file()}
+
+
+def _earlier(objects: Path, source: str) -> set[tuple[Path, str]]:
+    """Plain objects of the raw folders of `source` that DVC's cache still lists, of whatever time, with their names.
+
+    DVC keeps a folder as NAME.dir, a list of its files' names and hashes. One of ours lists a manifest, which names
+    the source; where the manifest's own object is gone nobody can say whose the files are.
+    """
+    found = set()
+    for listing in objects.glob("*/*.dir"):
+        entries = {entry["relpath"]: _object(objects, entry["md5"]) for entry in files.read_json(listing)}
+        manifest = entries.pop(raw.MANIFEST, None)
+        if manifest is None or not manifest.is_file():
+            continue
+        content = files.read_json(manifest)
+        if isinstance(content, dict) and content.get("source") == source:
+            found |= {(path, Path(name).name) for name, path in entries.items() if _plain([path])}
+    return found
+
+
+def _object(objects: Path, digest: str) -> Path:
+    return objects / digest[:2] / digest[2:]
 
 
 def _dvc(*arguments: str) -> str:
@@ -201,22 +268,48 @@ def _dvc(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def seal_files(paths: Sequence[Path], cfg: Config) -> None:
-    """Replace plain files by sealed ones. Removing a file does not wipe the disk."""
-    for path in paths:
-        if sealed.is_sealed(path) or not path.is_file():
-            raise InputError("not a plain file", file=path, remedy="name files that are not sealed yet")
-    for path in paths:
-        content = path.read_bytes()
-        written = path.with_name(path.name + sealed.SUFFIX)
-        files.write_bytes(written, sealed.seal(content, cfg.privacy.recipients))
-        try:
-            same = sealed.unseal(written.read_bytes(), str(written)) == content
-        except InputError:  # nobody here could open it: better no sealed file than no file
-            written.unlink()
-            raise
-        assert same, f"{written} does not hold what {path} held"
+def seal_files(paths: Sequence[Path], cfg: Config) -> int:
+    """Replace plain files by sealed ones; returns how many. Removing a file does not wipe the disk.
+
+    All are looked at before the first is touched. Raises InputError for a file that is sealed, a link or absent,
+    for one with a sealed file of other content, or of others' keys, beside it, and where no identity here opens what
+    would be written.
+    """
+    chosen = list(dict.fromkeys(paths))
+    for path in chosen:
+        if sealed.is_sealed(path) or path.is_symlink() or not path.is_file():
+            raise InputError("not a plain file", file=path, remedy="name files that are not sealed yet, and no links")
+        _refuse_another(path)
+    for path in chosen:
+        content, written = path.read_bytes(), _sealed_name(path)
+        shut = sealed.seal(content, cfg.privacy.recipients)
+        assert sealed.unseal(shut, str(written)) == content, f"{written} would not hold what {path} holds"
+        files.write_bytes(written, shut)
+        assert written.read_bytes() == shut, f"{written} does not hold what was written to it"
         path.unlink()
+    return len(chosen)
+
+
+def _sealed_name(path: Path) -> Path:
+    return path.with_name(path.name + sealed.SUFFIX)
+
+
+def _refuse_another(path: Path) -> None:
+    """InputError where the sealed name of `path` is taken by anything but its own content, of a run that was cut."""
+    beside = _sealed_name(path)
+    if not os.path.lexists(beside):
+        return
+    try:
+        same = sealed.unseal(beside.read_bytes(), str(beside)) == path.read_bytes()
+    except (InputError, OSError):  # of somebody else, damaged, a folder: all the more a reason to keep it
+        same = False
+    if not same:
+        raise InputError(
+            f"there is a sealed file beside {path}, of other content or not yours to open",
+            file=beside,
+            rule="what is sealed is never overwritten by anything else",
+            remedy="move one of the two away, or give the other one another name",
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -236,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         return {"key": _key, "rotate": _rotate, "check": _check, "seal": _seal}[chosen.command](chosen)
-    except InputError as error:
+    except (InputError, OSError) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 2
 
@@ -279,8 +372,8 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 def _seal(chosen: argparse.Namespace) -> int:
-    seal_files(chosen.file, config.load())
-    _say(f"{len(chosen.file)} files are sealed and their plain forms removed (the disk may still hold their blocks)")
+    count = seal_files(chosen.file, config.load())
+    _say(f"{count} files are sealed and their plain forms removed (the disk may still hold their blocks)")
     return 0
 
 

@@ -275,6 +275,39 @@ def test_sealing_a_file_that_nobody_here_could_open_again_keeps_it(folder):
     assert content(folder) == before
 
 
+def test_a_sealed_file_of_somebody_else_is_never_overwritten(folder, capsys, monkeypatch):
+    path = folder / "prices/AAPL.csv"
+    beside = path.with_name("AAPL.csv.age")
+    mine = (str(OLD.to_public()),)
+    others = {
+        "of somebody else": sealed.seal(path.read_bytes(), [str(NEW.to_public())]),
+        "of other content": sealed.seal(b"the only copy", mine),
+        "damaged": b"age-encryption.org/v1 and no more",
+    }
+    monkeypatch.setattr(config, "load", lambda: csv(folder))
+    for held in others.values():
+        beside.write_bytes(held)
+        before = content(folder)
+        status, out = command(capsys, "seal", str(folder / "prices/TSLA.csv"), str(path))
+        assert status == 2
+        for word in (str(beside), "never overwritten", "remedy"):
+            assert word in out
+        assert content(folder) == before
+    beside.write_bytes(sealed.seal(path.read_bytes(), mine))  # of a run that was killed before it removed the plain one
+    assert privacy.seal_files([path], csv(folder)) == 1
+    assert not path.exists()
+    assert sealed.read(path).startswith(b"Date")
+
+
+def test_a_file_named_twice_is_sealed_once_and_a_link_not_at_all(folder):
+    path, link = folder / "prices/AAPL.csv", folder / "prices/MSFT.csv"
+    assert privacy.seal_files([path, path], csv(folder)) == 1
+    link.symlink_to(folder / "prices/TSLA.csv")
+    with pytest.raises(InputError, match="no links"):
+        privacy.seal_files([link], csv(folder))
+    assert link.is_symlink()
+
+
 def test_stocknet_archive(tmp_path):
     block = {"archive": str(archive(tmp_path / "a.zip", stocknet_files()))}
     cfg = sensitive("stocknet", block)
@@ -499,6 +532,17 @@ def test_key_command_shows_public_keys_alone(tmp_path, monkeypatch, capsys):
     assert command(capsys, "key", "--output", "here.txt")[0] == 2
 
 
+@pytest.mark.parametrize("place", ["a folder", "below a file", "a new folder on what cannot hold one"])
+def test_a_place_that_takes_no_key_is_refused_by_name(tmp_path, capsys, place):
+    (tmp_path / "file").write_text("")
+    where = {"a folder": tmp_path, "below a file": tmp_path / "file/key.txt"}.get(place, Path("/proc/none/key.txt"))
+    for more in ([], ["--another"]):
+        status, out = command(capsys, "key", "--output", str(where), *more)
+        assert status == 2
+        for word in (str(where), "rule", "remedy", "--output"):
+            assert word in out
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
         privacy.main(["--help"])
@@ -521,6 +565,55 @@ def test_check_finds_what_was_left_in_the_clear(tmp_path, folder, monkeypatch):
     found = "\n".join(privacy.in_the_clear(csv(folder)))
     for word in ("data/.raw.1.old.partial/a.csv", digest[2:], "dvc gc"):
         assert word in found
+
+
+def test_check_finds_objects_of_earlier_contents_in_a_cache_of_dvc(tmp_path, folder, capsys, monkeypatch):
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(words, check=True)
+    ingest.main(configuration("csv", {"folder": str(folder)}))
+    dvc(Path.cwd(), "add", "data/raw")
+    last_week = (folder / "news/2015.jsonl").read_bytes()
+    (folder / "news/2015.jsonl").write_text(item(7) + "\n")
+    Path("data/models").mkdir()
+    (Path("data/models") / raw.MANIFEST).write_text("{}")  # of something else, which is none of our business
+    (Path("data/models") / "a.bin").write_text("x")
+    dvc(Path.cwd(), "add", "data/models")
+    Path("data/raw.dvc").unlink()
+    ingest.main(csv(folder))
+    dvc(Path.cwd(), "add", "data/raw")
+    monkeypatch.setattr(config, "load", lambda: csv(folder))
+    status, out = command(capsys, "check")
+    assert status == 1
+    found = [line.split(": ", 1) for line in out.splitlines() if "files/md5" in line]
+    assert sorted(said.split(";")[0] for _, said in found) == [
+        f"the content of {name}" for name in ("2015.jsonl", "AAPL.csv", "TSLA.csv")
+    ]
+    assert last_week in [Path(name.strip()).read_bytes() for name, _ in found]
+    assert "dvc gc" in out
+    dvc(Path.cwd(), "gc", "--workspace", "--force")
+    assert "files/md5" not in command(capsys, "check")[1]
+
+
+def test_check_finds_headlines_and_answers_of_feeds_that_were_kept_in_the_clear(tmp_path, capsys, monkeypatch):
+    cfg = sensitive("yahoo", tickers=["TSLA"])
+    ingest.RAW.mkdir(parents=True)
+    raw.write_manifest(ingest.RAW, "yahoo", [], cfg.privacy.recipients)
+    shut = sealed.seal(b"{}", cfg.privacy.recipients)
+    left = [yahoo.STORE / "AAPL.jsonl", yahoo.STORE / ".TSLA.jsonl.77.partial", Path("live.quarantine/0a.bin")]
+    left += [yahoo.STORE / "NVDA.jsonl.age"]  # by its name alone
+    for path in [*left, yahoo.STORE / "TSLA.jsonl.age", Path("live.quarantine/0b.bin.age")]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"headline" if path in left else shut)
+    monkeypatch.setattr(config, "load", lambda: cfg)
+    monkeypatch.setattr(privacy, "_dvc", lambda *_: str(tmp_path / "cache"))
+    status, out = command(capsys, "check")
+    assert status == 1
+    assert sorted(line.split(":")[0].strip() for line in out.splitlines()[1:]) == sorted(
+        str(Path.cwd() / path) for path in left
+    )
+    for path in left:
+        path.unlink()
+    assert command(capsys, "check")[0] == 0
 
 
 # ---- interim and the whole pipeline

@@ -213,6 +213,63 @@ def test_a_secret_that_was_committed_and_removed_is_found_in_the_history(history
     assert ".cache/history.patch:" in done.stdout or line in done.stdout
 
 
+KEY = "AGE-SECRET-" + "KEY-1" + "QPZRY9X8GF" * 6
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("line", [SECRETS[0], KEY])
+def test_a_secret_that_came_with_a_merge_and_went_with_the_next_is_found(history, line):
+    planted = history / "planted.txt"
+    for change in (lambda: planted.write_text(f"{line}\n"), planted.unlink):
+        git(history, "checkout", "-B", "other")
+        git(history, "commit", "--allow-empty", "-m", "side")
+        git(history, "checkout", "-")
+        git(history, "merge", "--no-ff", "--no-commit", "other")
+        change()
+        git(history, "add", "--all")
+        git(history, "commit", "-m", "merge")
+    done = make_secrets(history)
+    assert done.returncode == 2, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("line", [SECRETS[0], KEY])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda line: b"\x00\xff\x80 picture\n" + line.encode() + b"\n",
+        lambda line: f"{line}\n".encode("utf-16"),
+        lambda line: "grün\n".encode("latin-1") + line.encode() + b"\n",
+    ],
+    ids=["NUL", "UTF-16", "latin-1"],
+)
+def test_a_secret_in_a_file_that_is_no_text_is_found_in_the_history(history, line, stored):
+    (history / ".gitattributes").write_text("*.bin binary\n")
+    (history / "planted.bin").write_bytes(stored(line))
+    git(history, "add", ".")
+    git(history, "commit", "-m", "planted")
+    git(history, "rm", "--quiet", "planted.bin")
+    git(history, "commit", "-m", "removed")
+    done = make_secrets(history)
+    assert done.returncode == 2, done.stdout + done.stderr
+
+
+def test_locks_of_npm_hold_no_secret_and_hide_none(history):
+    whole = (ROOT / "docs/theme/package-lock.json").read_text()
+    (history / "package-lock.json").write_text(whole)
+    git(history, "add", ".")
+    git(history, "commit", "-m", "lock")
+    done = make_secrets(history)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"integrity": "sha512-' in (history / ".cache/history.patch").read_text()
+    for hidden in (f"{SECRETS[0]}  # integrity", f'"integrity": "sha512-{"A" * 86}==", {SECRETS[0]}'):
+        (history / "planted.py").write_text(f"{hidden}\n")
+        git(history, "add", ".")
+        assert "planted.py:1" in make_secrets(history).stdout
+
+
 def test_a_history_without_a_secret_passes(history):
     done = make_secrets(history)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,6 +23,7 @@ class Answer:
     delay_s: float = 0.0  # before the first byte
     cut: int | None = None  # bytes after which the connection is closed
     drip_s: float = 0.0  # between two bytes
+    slow_head: bool = False  # drip the headers too
     skew_s: float = 0.0  # of the Date header
     date_utc: pd.Timestamp | None = None  # of the server's clock, where it is not ours
 
@@ -39,17 +40,7 @@ class FeedServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
-                answer = feed._next(query)
-                time.sleep(answer.delay_s)
-                self.wfile.write(head(answer))
-                body = answer.body[: answer.cut]
-                if not answer.drip_s:
-                    self.wfile.write(body)
-                    return
-                for byte in body:
-                    self.wfile.write(bytes([byte]))
-                    self.wfile.flush()
-                    time.sleep(answer.drip_s)
+                send(feed._next(query), self.wfile.write)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Tests read `asked`."""
@@ -81,6 +72,18 @@ class FeedServer:
             self._http.shutdown()
             self._http.server_close()
             thread.join()
+
+
+def send(answer: Answer, write: Callable[[bytes], object]) -> None:
+    """The answer, in time; write: puts bytes on the wire at once."""
+    time.sleep(answer.delay_s)
+    first, rest = head(answer), answer.body[: answer.cut]
+    if answer.slow_head:
+        first, rest = b"", first + rest
+    write(first)
+    for number in range(0, len(rest), 1 if answer.drip_s else max(len(rest), 1)):
+        write(rest[number : number + (1 if answer.drip_s else len(rest))])
+        time.sleep(answer.drip_s)
 
 
 def head(answer: Answer) -> bytes:

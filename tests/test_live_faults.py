@@ -106,7 +106,7 @@ class Run:
             source = HttpFeed(
                 self.server.url, TICKERS, "1m", cfg.live, quarantine, clock=lambda: clock.now().timestamp()
             )
-            _, book = reconciled(journal.records)
+            _, book = reconciled(read(self.path))
             self.router = router.Router(
                 router.Parts(
                     *(cfg, source, history, clock, journal, engine, texts),
@@ -198,6 +198,19 @@ def test_429_is_obeyed_for_as_long_as_the_server_asks(world, whole, tmp_path):
     assert {query["tickers"] for query in run.server.asked} == {"AAPL,NVDA,TSLA"}
     assert forecasts(run) == forecasts(whole)
     assert run.metric("router_feed_problems_total", kind="rate_limited") == 1
+    assert run.metric("router_feed_problems_total", kind="resting") >= 5
+    assert run.of("feed") == [{"state": "degraded: rate_limited"}, {"state": "ok"}]  # never down: nobody was asked
+
+
+def test_fewer_requests_than_looks_at_the_feed_are_no_fault_of_its(world, whole, tmp_path):
+    cfg, *rest = world
+    slow = replace(cfg, live=replace(cfg.live, requests_per_minute=5.0))
+    run = Run((slow, *rest), tmp_path)
+    assert run.metric("router_feed_problems_total", kind="throttled") > 10
+    assert run.of("feed") == []
+    assert run.metric("router_feed_state", state="ok") == 1
+    assert run.router.health()["feed_failures"] == 0
+    assert {key: forecasts(whole)[key] for key in forecasts(run)} == forecasts(run)
 
 
 def test_the_breaker_opens_after_five_failures_and_health_says_so(world, whole, tmp_path):
@@ -226,7 +239,8 @@ def test_the_breaker_opens_after_five_failures_and_health_says_so(world, whole, 
     assert asked[5] - asked[4] >= pd.Timedelta(seconds=world[0].live.breaker_rest_s)
     assert healthy[5] is False
     assert healthy[-1] is True
-    assert "down: breaker_open" in [data["state"] for data in run.of("feed")]
+    states = [data["state"] for data in run.of("feed")]
+    assert states == ["degraded: refused", "down: refused", "ok"]  # it stays down while the breaker lets nobody ask
     assert forecasts(run) == forecasts(whole)
 
 

@@ -1,17 +1,19 @@
 """Feeds: what an HTTP server does to the router, on real sockets; tables; buckets, breakers and strict JSON."""
 
+import gzip
 import time
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from feed_server import Answer, FeedServer, bar, said
+from yahoo_server import YahooServer
 
 from fusion_alpha import config
 from fusion_alpha.errors import InputError
 from fusion_alpha.live import feed
 from fusion_alpha.live.guards import Quarantine, SkewGuard, strict_json
-from fusion_alpha.live.http_feed import HttpFeed
+from fusion_alpha.live.http_feed import MAX_BYTES, HttpFeed
 from fusion_alpha.live.limits import Breaker, TokenBucket
 
 CLOSE = "2019-12-02T15:00:00Z"
@@ -60,6 +62,64 @@ def test_a_try_that_fails_is_repeated_up_to_three_times(fault, live, tmp_path):
         assert time.monotonic() - started < 5
 
 
+SLOW_HEAD = Answer(slow_head=True, drip_s=0.05, headers={"X": "y" * 400})
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "asked"),
+    [
+        (SLOW_HEAD, "unavailable", 3),
+        (replace(SLOW_HEAD, status=302, headers={"Location": "/feed", "X": "y" * 400}), "unavailable", 3),
+        (Answer(b" " * 400, 302, {"Location": "/feed"}, drip_s=0.05), "unavailable", 3),
+        (Answer(b" " * 400, 429, drip_s=0.05), "unavailable", 3),
+        (Answer(b'{"bars": []}' + b" " * 400, drip_s=0.05, headers={"Content-Length": ""}), "unavailable", 3),
+        (Answer(b"5;" + b"x" * 400, headers={"Transfer-Encoding": "chunked"}, drip_s=0.05), "unavailable", 3),
+        (Answer(b"gone", 302, {"Location": "/feed"}), "refused", 1),
+        (Answer(b"gone", 301, {"Location": "http://127.0.0.1:9/elsewhere"}), "refused", 1),
+    ],
+    ids=["head", "head of 302", "302", "429", "no length", "chunk", "redirect", "redirect elsewhere"],
+)
+def test_no_answer_holds_a_poll_and_no_redirect_is_followed(fault, kind, asked, live, tmp_path):
+    with FeedServer(fault).running() as server:
+        tested = http(server, live, tmp_path)
+        started = time.monotonic()
+        assert kinds(tested.poll(NOW)) == [kind]
+        assert time.monotonic() - started < 3 * 0.6 + 2 * 1.0 + 0.5  # tries and the longest pauses between them
+        assert len(server.asked) == asked
+        server.answers = [said(bar("TSLA", CLOSE))]
+        assert len(tested.poll(NOW).bars) == 1
+
+
+def test_over_tls_and_a_proxy_too_headers_that_drip_end(live, tmp_path, monkeypatch):
+    server = YahooServer(charts={"feed": [SLOW_HEAD]})
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with server.running(tmp_path) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        url = "https://query1.finance.yahoo.com/v8/finance/chart/feed"
+        tested = HttpFeed(url, ["TSLA"], "1m", replace(live, tries=1), Quarantine(tmp_path / "quarantine"))
+        started = time.monotonic()
+        (problem,) = tested.poll(NOW).problems
+        assert time.monotonic() - started < 2
+        assert (problem.kind, problem.detail) == ("unavailable", "the answer took too long")
+        server.charts["feed"] = [said(bar("TSLA", CLOSE))]
+        assert len(tested.poll(NOW).bars) == 1
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_an_answer_beyond_32_mib_is_refused(packed, live, tmp_path):
+    body = b" " * (MAX_BYTES + 1)
+    fault = Answer(gzip.compress(body, 1), headers={"Content-Encoding": "gzip"}) if packed else Answer(body)
+    live = replace(live, connect_timeout_s=5.0, read_timeout_s=5.0)
+    with FeedServer(fault, said(bar("TSLA", CLOSE))).running() as server:
+        tested = http(server, live, tmp_path)
+        polled = tested.poll(NOW)
+        assert (kinds(polled), polled.answered, len(server.asked)) == (["too_large"], False, 1)
+        assert not (tmp_path / "quarantine").exists()
+        assert len(tested.poll(NOW).bars) == 1
+
+
 def test_a_dead_port_is_a_problem_and_no_exception(live, tmp_path):
     with FeedServer(said()).running() as server:
         tested = http(server, live, tmp_path)
@@ -73,7 +133,8 @@ def test_429_is_not_repeated_and_retry_after_is_honoured(live, tmp_path):
         tested = http(server, live, tmp_path, clock=lambda: now[0])
         assert kinds(tested.poll(NOW)) == ["rate_limited"]
         now[0] = 6.9
-        assert kinds(tested.poll(NOW)) == ["resting"]
+        resting = tested.poll(NOW)
+        assert (kinds(resting), resting.answered) == (["resting"], None)
         assert len(server.asked) == 1
         now[0] = 7.1
         assert len(tested.poll(NOW).bars) == 1
@@ -94,7 +155,8 @@ def test_the_breaker_opens_after_five_failures_and_lets_one_try_through_later(li
         for _ in range(5):
             assert kinds(tested.poll(NOW)) == ["refused"]
             now[0] += 1
-        assert kinds(tested.poll(NOW)) == ["breaker_open"]
+        left_alone = tested.poll(NOW)
+        assert (kinds(left_alone), left_alone.answered) == (["breaker_open"], None)
         assert len(server.asked) == 5
         now[0] += live.breaker_rest_s
         assert len(tested.poll(NOW).bars) == 1
@@ -104,8 +166,9 @@ def test_the_breaker_opens_after_five_failures_and_lets_one_try_through_later(li
 def test_more_requests_than_allowed_are_not_made(live, tmp_path):
     with FeedServer(said()).running() as server:
         tested = http(server, replace(live, requests_per_minute=1.0), tmp_path)
-        found = [kinds(tested.poll(NOW)) for _ in range(7)]
-    assert found == [[]] * 5 + [["throttled"]] * 2
+        found = [tested.poll(NOW) for _ in range(7)]
+    assert [kinds(one) for one in found] == [[]] * 5 + [["throttled"]] * 2
+    assert [one.answered for one in found] == [True] * 5 + [None] * 2
     assert len(server.asked) == 5
 
 
@@ -133,6 +196,11 @@ def test_bytes_that_are_no_answer_are_kept_and_the_next_poll_goes_on(body, live,
         {"bar_close_utc": "2019-12-02T15:00:00"},
         {"bar_close_utc": 7},
         {"bar_close_utc": "soon"},
+        {"bar_close_utc": "soon\ud800"},
+        *({"bar_close_utc": f"{year}-12-02T15:00:00Z"} for year in ("0202", "1970", "2200", "9999")),
+        {"bar_close_utc": "0001-01-01T00:00+23:59"},
+        {"open": 10**400},
+        {"volume": -(10**400)},
         {"ticker": "MSFT"},
         {"ticker": ["TSLA"]},
     ],
@@ -144,6 +212,31 @@ def test_one_malformed_entry_spoils_no_other(broken, live, tmp_path):
     assert kinds(polled) == ["malformed"]
     assert polled.problems[0].tickers in (("TSLA",), ())
     assert len(list((tmp_path / "quarantine").iterdir())) == 1
+
+
+@pytest.mark.parametrize("year", ["0202", "1970", "9999"])
+def test_a_headline_of_no_such_year_spoils_no_other(year, live, tmp_path):
+    good = {"id": 7, "ticker": "TSLA", "published_utc": CLOSE, "text": "Tesla up"}
+    wrong = good | {"id": 8, "published_utc": f"{year}-12-02T15:00:00Z"}
+    with FeedServer(said(headlines=[wrong, good])).running() as server:
+        polled = http(server, live, tmp_path).poll(NOW)
+    assert [item.item_id for item in polled.headlines] == ["7"]
+    assert kinds(polled) == ["malformed"]
+
+
+def test_half_a_surrogate_pair_is_what_it_is_in_the_pipeline(live, tmp_path):
+    item = {"id": "\ud83d", "ticker": "TSLA", "published_utc": CLOSE, "text": "up \ud83d\ude80 and \ud800"}
+    with FeedServer(said(headlines=[item])).running() as server:
+        (found,) = http(server, live, tmp_path).poll(NOW).headlines
+    assert (found.item_id, found.text) == ("\ufffd", "up \U0001f680 and \ufffd")
+
+
+def test_bars_of_one_answer_come_in_order_of_time(live, tmp_path):
+    closes = [f"2019-12-02T14:{minute}:00Z" for minute in (59, 57, 58)]
+    with FeedServer(said(*(bar(name, close) for close in closes for name in ("TSLA", "AAPL")))).running() as server:
+        polled = http(server, live, tmp_path).poll(NOW)
+    found = [(one.ticker, one.close_utc.minute) for one in polled.bars]
+    assert found == [(name, minute) for minute in (57, 58, 59) for name in ("TSLA", "AAPL")]
 
 
 def test_an_answer_of_another_form_is_malformed(live, tmp_path):

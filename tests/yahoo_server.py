@@ -9,7 +9,6 @@ import functools
 import json
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from feed_server import Answer, head
+from feed_server import Answer, send
 
 HOSTS = ["*.yahoo.com", "*.finance.yahoo.com"]
 COOKIE = "A3=yes; Domain=.yahoo.com; Path=/; Max-Age=31536000; Secure"
@@ -106,12 +105,7 @@ class YahooServer:
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         answer = self.answer(parts.path, query, stream.read(length))
-        time.sleep(answer.delay_s)
-        secure.sendall(head(answer))
-        body = answer.body[: answer.cut]
-        for number in range(0, len(body), 1 if answer.drip_s else max(len(body), 1)):
-            secure.sendall(body[number : number + (1 if answer.drip_s else len(body))])
-            time.sleep(answer.drip_s)
+        send(answer, secure.sendall)
 
 
 @functools.cache

@@ -14,9 +14,11 @@ import pandas as pd
 from fusion_alpha import cleaning, sources, tables
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
+from fusion_alpha.sources.parsing import well_formed
 
 LAB_DAYS_AHEAD, LAB_DAYS_AHEAD_MINUTES = 365, 14  # of simulated market beyond what the pipeline has seen
 QUOTES = ("open", "high", "low", "close", "adj_close", "volume")
+YEARS = range(1990, 2200)  # that a time may lie in: the calendar begins then, and nanoseconds end soon after
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Headline:
-    """A news item as a feed gives it, personal data and all. cleaned: text and identifier are those of interim news."""
+    """A news item as a feed gives it, personal data and all. cleaned: text and identifier are those of interim news.
+
+    Half a surrogate pair becomes U+FFFD, as in the pipeline.
+    """
 
     ticker: str
     item_id: str
@@ -46,6 +51,10 @@ class Headline:
     text: str
     is_repost: bool = False
     cleaned: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "item_id", well_formed(self.item_id))
+        object.__setattr__(self, "text", well_formed(self.text))
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,9 @@ class Problem:
     detail: str
     tickers: tuple[str, ...] = ()
     quarantined: str | None = None  # SHA-256 of the bytes that were kept
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", well_formed(self.detail))  # it may quote what came
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,11 @@ class Feed(Protocol):
     @property
     def simulated(self) -> bool: ...
 
+    @property
+    def delay_s(self) -> float:
+        """How long after its close a bar comes at the earliest."""
+        ...
+
     def poll(self, now: pd.Timestamp) -> Polled: ...
 
     def ended(self, now: pd.Timestamp) -> bool:
@@ -110,7 +127,7 @@ class TableFeed:
     def __init__(
         self, prices: pd.DataFrame, news: pd.DataFrame, *, name: str, simulated: bool, delay_s: float = 0.0
     ) -> None:
-        self.name, self.simulated, self._delay = name, simulated, pd.Timedelta(seconds=delay_s)
+        self.name, self.simulated, self.delay_s = name, simulated, delay_s
         self._prices = prices.sort_values(["bar_close_utc", "ticker"], ignore_index=True)
         self._news = news.sort_values(["published_utc", "ticker", "news_id"], ignore_index=True)
         self._bar = self._item = 0
@@ -119,7 +136,8 @@ class TableFeed:
         return self._bar >= len(self._prices)
 
     def poll(self, now: pd.Timestamp) -> Polled:
-        last_bar = int(self._prices["bar_close_utc"].searchsorted(now - self._delay, side="right"))
+        shown = now - pd.Timedelta(seconds=self.delay_s)
+        last_bar = int(self._prices["bar_close_utc"].searchsorted(shown, side="right"))
         last_item = int(self._news["published_utc"].searchsorted(now, side="right"))
         prices, news = self._prices.iloc[self._bar : last_bar], self._news.iloc[self._item : last_item]
         self._bar, self._item = max(last_bar, self._bar), max(last_item, self._item)

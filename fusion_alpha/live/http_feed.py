@@ -9,8 +9,8 @@
 
 Times are ISO 8601 with an offset. `adj_close` may be left out: no split and no dividend then. `since` is the newest bar
 close up to which nothing is missing of any ticker, so that what a pause missed is asked for again. `headlines` may be
-left out. An entry that is not of this form is refused alone, and the bytes are kept; the Date header is the server's
-clock.
+left out. An entry that is not of this form, or of no year from 1990 to 2199, is refused alone, and the bytes are kept;
+the Date header is the server's clock. A redirect is not followed.
 """
 
 import email.utils
@@ -25,7 +25,8 @@ import tenacity
 import urllib3
 
 from fusion_alpha.config import LiveConfig
-from fusion_alpha.live.feed import QUOTES, Bar, Headline, Polled, Problem
+from fusion_alpha.live.deadline import Connections
+from fusion_alpha.live.feed import QUOTES, YEARS, Bar, Headline, Polled, Problem
 from fusion_alpha.live.guards import Quarantine, strict_json
 from fusion_alpha.live.limits import Breaker, TokenBucket
 
@@ -35,6 +36,7 @@ BURST = 5  # requests at once
 MAX_BYTES = 32 << 20  # of an answer
 _YEARS = range(1970, 2200)  # of a Date header that can be one
 _LONGEST_REST_S = 3600.0  # that a server may ask for
+_TOO_LONG = "the answer took too long"
 TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 Item = TypeVar("Item")
 
@@ -51,10 +53,17 @@ class Refused(Exception):
         self.kind, self.rest_s = kind, rest_s
 
 
+class _Session(requests.Session):
+    """A redirect is an answer like any other: neither followed nor, as `allow_redirects=False` would, read whole."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class HttpFeed:
     """`Feed` of a server that speaks the protocol above."""
 
-    simulated = False
+    simulated, delay_s = False, 0.0
 
     def __init__(
         self,
@@ -72,7 +81,9 @@ class HttpFeed:
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_rest_s, clock)
         self._rest_until = 0.0
         self._since: pd.Timestamp | None = None
-        self._session = requests.Session()
+        self._session, self._connections = _Session(), Connections()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, self._connections)
         self._session.headers["User-Agent"] = "nimbus-fusion live router"
 
     def ended(self, now: pd.Timestamp) -> bool:
@@ -86,11 +97,11 @@ class HttpFeed:
     def poll(self, now: pd.Timestamp) -> Polled:
         rest = self._rest_until - self._clock()
         if rest > 0:
-            return nothing("resting", f"the server wants to be left alone for {rest:.0f} s more")
+            return not_asked("resting", f"the server wants to be left alone for {rest:.0f} s more")
         if not self._breaker.allows():
-            return nothing("breaker_open", "too many failures in a row; the feed is left alone")
+            return not_asked("breaker_open", "too many failures in a row; the feed is left alone")
         if not self._bucket.take():
-            return nothing("throttled", "as many requests as live.requests_per_minute allows were made")
+            return not_asked("throttled", "as many requests as live.requests_per_minute allows were made")
         asked = self._clock()
         try:
             response = self._ask()
@@ -113,19 +124,15 @@ class HttpFeed:
         if self._since is not None:
             query["since"] = self._since.strftime("%Y-%m-%dT%H:%M:%SZ")
         timeouts = (self._settings.connect_timeout_s, self._settings.read_timeout_s)
-        deadline = self._clock() + sum(timeouts)
-        try:
-            with self._session.get(self._url, params=query, timeout=timeouts, stream=True) as response:
-                content = bytearray()
-                while chunk := response.raw.read1(1 << 16, decode_content=True):
-                    content += chunk
-                    if len(content) > MAX_BYTES:
-                        raise Refused("too_large", f"more than {MAX_BYTES} bytes")
-                    if self._clock() > deadline:  # a server that drips never times out by itself
-                        raise Unavailable("the answer took too long")
-                response._content = bytes(content)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unavailable(f"{type(error).__name__}: {str(error)[:200]}") from None
+        with self._connections.ending_after(sum(timeouts)) as cut:
+            try:
+                with self._session.get(self._url, params=query, timeout=timeouts, stream=True) as response:
+                    response._content = _content(response)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                said = _TOO_LONG if cut.is_set() else f"{type(error).__name__}: {str(error)[:200]}"
+                raise Unavailable(said) from None
+            if cut.is_set():  # what was read so far may look whole
+                raise Unavailable(_TOO_LONG)
         if response.status_code == 429:
             rest = retry_after(response.headers.get("Retry-After"), self._settings.breaker_rest_s)
             raise Refused("rate_limited", f"HTTP 429, again in {rest:.0f} s", rest)
@@ -148,6 +155,7 @@ class HttpFeed:
         problems: list[Problem] = []
         fields = answer if isinstance(answer, dict) else {}
         bars = _all(fields.get("bars"), _bar, self.tickers, problems)
+        bars.sort(key=lambda bar: bar.close_utc)  # the guards measure each from the one before
         headlines = _all(fields.get("headlines", []), _headline, self.tickers, problems)
         if problems:
             kept = self._quarantine.keep(response.content)
@@ -169,6 +177,21 @@ def tries(settings: LiveConfig, *worth: type[Exception]) -> tenacity.Retrying:
 def nothing(kind: str, detail: str) -> Polled:
     """No answer, and why."""
     return Polled(problems=[Problem(kind, detail)], answered=False)
+
+
+def not_asked(kind: str, detail: str) -> Polled:
+    """Nobody was asked this time, and why: what was known of the source stays."""
+    return Polled(problems=[Problem(kind, detail)], answered=None)
+
+
+def _content(response: requests.Response) -> bytes:
+    """The body, decoded; Refused beyond MAX_BYTES of it."""
+    content = bytearray()
+    while chunk := response.raw.read1(1 << 16, decode_content=True):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise Refused("too_large", f"more than {MAX_BYTES} bytes")
+    return bytes(content)
 
 
 def _all(
@@ -216,7 +239,10 @@ def _number(value: Any) -> float:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is no number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("an integer beyond numbers of 64 bits") from None
 
 
 def _instant(value: Any) -> pd.Timestamp:
@@ -225,6 +251,8 @@ def _instant(value: Any) -> pd.Timestamp:
     time = pd.Timestamp(value)
     if time.tzinfo is None:
         raise ValueError(f"{value!r} has no offset from UTC")
+    if time.year not in YEARS:
+        raise ValueError(f"{value!r} is not from {YEARS[0]} to {YEARS[-1]}")
     return time.tz_convert("UTC").as_unit("us")
 
 

@@ -39,7 +39,7 @@ from fusion_alpha.errors import InputError
 from fusion_alpha.live.clock import Hours
 from fusion_alpha.live.feed import Bar, Headline, History, Polled, Problem
 from fusion_alpha.live.guards import Quarantine, strict_json
-from fusion_alpha.live.http_feed import Refused, Unavailable, nothing, tries
+from fusion_alpha.live.http_feed import Refused, Unavailable, not_asked, tries
 from fusion_alpha.live.limits import Breaker
 from fusion_alpha.live.together import Together
 from fusion_alpha.live.yahoo_session import RateLimited, YahooSession
@@ -94,6 +94,7 @@ class YahooFeed:
         names = sorted(history.prices["ticker"].unique())
         _check(cfg, len(names))
         self._cfg, self._live, self._hours, self._quarantine = cfg, cfg.live, Hours(cfg), quarantine
+        self.delay_s = LAG.total_seconds() if self._hours.daily else 0.0
         warnings.filterwarnings("ignore", module="yfinance")  # of pandas, over its use of it: the terminal is a table
         self._write = sealed.writer(cfg)
         self._session = YahooSession(cfg.live, clock)
@@ -149,9 +150,9 @@ class YahooFeed:
     def _blocked(self) -> Polled | None:
         """Why nobody is asked now."""
         if self._session.rest_s > 0:
-            return nothing("resting", f"yahoo wants to be left alone for {self._session.rest_s:.0f} s more")
+            return not_asked("resting", f"yahoo wants to be left alone for {self._session.rest_s:.0f} s more")
         if not self._breaker.allows():
-            return nothing("breaker_open", "too many failures in a row; yahoo is left alone")
+            return not_asked("breaker_open", "too many failures in a row; yahoo is left alone")
         return None
 
     def _asking(self) -> int:

@@ -193,7 +193,7 @@ def published(
     `parse` turns the texts into UTC instants; rows where it gives NaT are refused under `column` and `rule`.
     """
     place = list(NEWS_COLUMNS).index("published_utc")
-    texts = pd.Series([row[place] for row in rows], dtype="str")
+    texts = pd.Series([None if row[place] is None else well_formed(row[place]) for row in rows], dtype="str")
     news = news_frame([(*row[:place], None, *row[place + 1 :]) for row in rows]).assign(published_utc=parse(texts))
     bad = news["published_utc"].isna()
     refuse(bad, texts, news, "news", column, rule, refused)
@@ -208,9 +208,11 @@ def news_frame(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
         try:
             frame[name] = pd.Series(values, dtype=dtype)
         except UnicodeEncodeError:
-            frame[name] = pd.Series([_well_formed(value) for value in values], dtype=dtype)
+            whole = [None if value is None else well_formed(value) for value in values]
+            frame[name] = pd.Series(whole, dtype=dtype)
     return pd.DataFrame(frame)
 
 
-def _well_formed(value: str | None) -> str | None:
-    return None if value is None else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which no file and no table takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -14,6 +14,7 @@ from feed_server import Answer, FeedServer, said
 from live_market import batch_samples, daily, tables
 
 from fusion_alpha import checkpoint, prediction
+from fusion_alpha.errors import InputError
 from fusion_alpha.fusionnet import FusionNet
 from fusion_alpha.live import feed, router
 from fusion_alpha.live.broker import Book, DryRun, PaperBroker, reconciled
@@ -70,7 +71,7 @@ def route(world, engine, path, source=None, *, broker=None, switch=None, before=
     """Run a router until its feed ends; `before` sees it first."""
     cfg, history, _, _ = world
     with Journal(path) as journal, Texts(cfg) as texts:
-        last, book = reconciled(journal.records, path)
+        last, book = reconciled(read(path), path)
         start = history.prices["bar_close_utc"].max() if last is None else last
         made = router.Router(
             router.Parts(
@@ -126,6 +127,97 @@ def test_a_replay_gives_the_signals_of_the_batch_pipeline_to_the_bit(world, engi
     weights = decide(rows, cfg, held=pd.Series(dtype="float64"))
     assert {one["ticker"]: one["weight"] for one in first} == weights.to_dict()
     assert any(one["weight"] != 0 for one in signals)
+
+
+def later(world, bars: int) -> tuple:
+    """The world after the pipeline ran again, when the feed had given so many bars."""
+    cfg, history, rest, model = world
+    end = sorted(rest.prices["bar_close_utc"].unique())[bars - 1]
+    prices, news = (pd.concat([getattr(history, name), getattr(rest, name)]) for name in ("prices", "news"))
+    known = prices[prices["bar_close_utc"] <= end].sort_values(["ticker", "bar_close_utc"], ignore_index=True)
+    news = news[news["published_utc"] < end].sort_values(["ticker", "news_id"], ignore_index=True)
+    return cfg, History(known, news), History(rest.prices[rest.prices["bar_close_utc"] > end], rest.news), model
+
+
+def test_an_order_is_filled_although_the_pipeline_ran_while_the_router_did_not(world, engine, whole, tmp_path):
+    path = tmp_path / "live.log"
+    route(world, engine, path, once=True)
+    route(later(world, 3), engine, path)
+    assert said_by(path, "fill")[0] == said_by(whole, "fill")[0]
+    bars, whole_bars = said_by(path, "bar"), said_by(whole, "bar")
+    assert [key for _, key, _ in bars] == [key for _, key, _ in whole_bars]
+    assert not bars[1][2]["book"]["orders"], "nothing was decided on what only the pipeline saw"
+    reconciled(read(path), path)
+
+
+def test_a_book_at_prices_of_another_history_is_not_gone_on_with(world, engine, tmp_path):
+    cfg, history, rest, model = world
+    path = tmp_path / "live.log"
+    route(world, engine, path, once=True)
+    before = path.read_bytes()
+    held = next(iter(Book.restored(said_by(path, "bar")[-1][2]["book"]).orders[0].weights))
+    prices = history.prices
+    shorter = prices.drop(prices.index[prices["ticker"] == held][0])
+    for changed, rule in ((shorter, "at prices of a history from"), (prices[prices["ticker"] != held], "has none")):
+        other, names = History(changed.reset_index(drop=True), history.news), sorted(changed["ticker"].unique())
+        follows = History(rest.prices[rest.prices["ticker"].isin(names)], rest.news)
+        with pytest.raises(InputError, match=rule):
+            route((cfg, other, follows, model), engine, path, tickers=names)
+    assert path.read_bytes() == before
+
+
+def test_a_bar_that_is_decided_again_after_a_power_cut_and_too_late_says_so(world, engine, tmp_path):
+    path = tmp_path / "live.log"
+    route(world, engine, path, once=True)
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if b'"kind":"bar"' in line)
+    path.write_bytes(b"".join(lines[:place]) + lines[place][:40])
+    cfg, history, rest, _ = world
+    closes = sorted(rest.prices["bar_close_utc"].unique())
+    late = SteppedClock(closes[2] + pd.Timedelta(seconds=cfg.live.settle_s))
+    route(world, engine, path, before=lambda made: setattr(made.parts, "clock", late))
+    first = min(history.prices["ticker"])
+    said = [
+        kind
+        for kind, key, _ in said_by(path, "signal", "stale", "no_signal")
+        if key[1:3] == (first, closes[0].isoformat())
+    ]
+    assert said == ["signal", "stale"]
+    assert not said_by(path, "bar")[0][2]["book"]["orders"]
+
+
+class Looking(SteppedClock):
+    """Looks at the feed once a minute."""
+
+    longest_s = 60.0
+
+
+def test_a_feed_whose_bars_come_late_by_design_is_not_stale(world, engine, whole, tmp_path):
+    _, history, rest, _ = world
+    slow = TableFeed(rest.prices, rest.news, name="replay", simulated=True, delay_s=1200.0)
+    clock = Looking(history.prices["bar_close_utc"].max())
+    route(world, engine, tmp_path / "live.log", slow, before=lambda made: setattr(made.parts, "clock", clock))
+    assert not said_by(tmp_path / "live.log", "stale")
+    assert said_by(tmp_path / "live.log", "signal") == said_by(whole, "signal")
+
+
+class Repeating(TableFeed):
+    """Hands over each bar again at the next poll, its volume unknown."""
+
+    given: tuple = ()
+
+    def poll(self, now):
+        again = [replace(bar, volume=float("nan")) for bar in self.given]
+        polled = super().poll(now)
+        self.given = tuple(polled.bars)
+        return replace(polled, bars=[*polled.bars, *again])
+
+
+def test_a_revision_to_an_unknown_number_is_written_down(world, engine, tmp_path):
+    _, _, rest, _ = world
+    route(world, engine, tmp_path / "live.log", Repeating(rest.prices, rest.news, name="replay", simulated=True))
+    revised = said_by(tmp_path / "live.log", "revised")
+    assert {data["bar"]["volume"] for _, _, data in revised} == {"nan"}
 
 
 def test_orders_fill_at_the_next_open_and_the_book_is_in_the_journal(whole, world):

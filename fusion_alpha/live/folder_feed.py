@@ -54,7 +54,7 @@ class _File:
 class FolderFeed:
     """`Feed` of the folder of data=csv."""
 
-    name = "csv"
+    name, delay_s = "csv", 0.0
 
     def __init__(self, cfg: Config, history: History) -> None:
         if cfg.data.source != "csv" or cfg.data.csv is None:

@@ -205,9 +205,12 @@ class Router:
         parts.texts.load(history.news["text"])
         self._state = State(history, parts.texts.vectors, parts.cfg)
         end = history.prices["bar_close_utc"].max()
+        firsts = history.prices.groupby("ticker")["bar_close_utc"].min()
+        begins = {str(name): close.isoformat() for name, close in firsts.items()}
         if self._last is not None:
+            self._require_same_prices(begins)
             log.info("%s: goes on after the bar of %s", parts.journal.path, self._last)
-        self._last = end if self._last is None else max(self._last, end)
+        before, self._last = self._last, end if self._last is None else max(self._last, end)
         start = {
             "tickers": self.tickers,
             "interval": parts.cfg.interval,
@@ -218,8 +221,11 @@ class Router:
             "model_sha256": parts.engine.sha256,
             "config_sha256": config_sha256(parts.cfg),
             "after_utc": self._last.isoformat(),
+            "history_from_utc": begins,
         }
         self._write(Entry("start", start))
+        if before is not None:
+            self._bring_up(sorted(close for close in history.prices["bar_close_utc"].unique() if before < close))
         if self.latched:
             log.error("the kill switch is latched (%s); no signals until --release", self.latched)
         self._report_latch()
@@ -228,6 +234,36 @@ class Router:
         self._tell_feed()
         self._warm_up(history.prices["bar_close_utc"].max())
         self._take(polled, parts.clock.now())
+
+    def _require_same_prices(self, begins: dict[str, str]) -> None:
+        """Raise InputError where prices of the book are not prices of this history, whose first bar is their unit."""
+        book, file = self.parts.broker.book, self.parts.journal.path
+        held = {*book.weights, *(name for order in book.orders for name in order.weights)}
+        remedy = "the run that the router followed before (its data.* and tickers), or another file: --log FILE"
+        before: dict[str, str] = {}
+        for record in self.parts.journal.records:
+            if record.kind == "start":
+                before = record.data.get("history_from_utc", {})
+        for name in sorted(held):
+            if name not in begins:
+                rule = "what the book holds has a history"
+                raise InputError(f"the book holds {name}, which has none", file=file, rule=rule, remedy=remedy)
+            if before.get(name, begins[name]) != begins[name]:
+                problem = f"the book holds {name} at prices of a history from {before[name]}, not from {begins[name]}"
+                rule = "adjusted prices are in units of a history's first bar"
+                raise InputError(problem, file=file, rule=rule, remedy=remedy)
+
+    def _bring_up(self, closes: list[pd.Timestamp]) -> None:
+        """Take the book through bars that the history has and the journal has not, since the pipeline ran meanwhile."""
+        broker = self.parts.broker
+        for close in closes:
+            quotes = self._state.quotes(close)
+            if not quotes:
+                continue  # so long ago that no table has it
+            filled, ended = broker.bar(self._hours.open_of(close), quotes), close.isoformat()
+            entries = [] if filled is None else [Entry("fill", filled, ("fill", filled["opens_utc"], *self._key))]
+            state = {"close_utc": ended, "equity": broker.equity(), "book": broker.after(None)}
+            self._write(*entries, Entry("bar", state, ("bar", ended, *self._key)))
 
     def _warm_up(self, close: pd.Timestamp) -> None:
         """Go the way of a bar once, to no effect: what first use compiles or loads is not missing at the first bar."""
@@ -299,13 +335,13 @@ class Router:
         verdict = self._guard.judge(bar, now)
         self.parts.metrics.bars.labels(verdict.finding).inc()
         numbers = {name: value for name, value in asdict(bar).items() if name not in ("ticker", "close_utc")}
+        shown = {name: value if np.isfinite(value) else str(value) for name, value in numbers.items()}
         about = {"ticker": bar.ticker, "close_utc": bar.close_utc.isoformat()}
         key = (verdict.finding.value, bar.ticker, bar.close_utc.isoformat())
         if verdict.finding in REFUSED:
-            shown = {name: value if np.isfinite(value) else str(value) for name, value in numbers.items()}
             self._write(Entry("reject", about | {"finding": verdict.finding, "rule": verdict.rule, "bar": shown}, key))
         elif verdict.finding is Finding.REVISED:
-            self._write(Entry("revised", about | {"bar": numbers}, (*key, repr(sorted(numbers.items())))))
+            self._write(Entry("revised", about | {"bar": shown}, (*key, repr(sorted(shown.items())))))
         elif verdict.finding in (Finding.GOOD, Finding.LATE):
             self._groups.setdefault(bar.close_utc, {})[bar.ticker] = bar
             self._arrived.setdefault(bar.close_utc, received)
@@ -485,7 +521,8 @@ class Router:
                 data = decision.said[name] | ({} if order else {"order": "too late for its open"})
             if reasons[name] != "no bar":
                 data = data | self._state.row(name, close)
-            entries.append(Entry(kind, {"ticker": name, "close_utc": ended} | data, (name, ended, *self._key), timing))
+            key = (kind, name, ended, *self._key)  # a bar may be decided again, and differently, after a power cut
+            entries.append(Entry(kind, {"ticker": name, "close_utc": ended} | data, key, timing))
             self.rows[name] = Row(close, data, latency)
         book = self.parts.broker.after(order)
         state = {"close_utc": ended, "equity": self.parts.broker.equity(), "book": book}
@@ -498,12 +535,14 @@ class Router:
     def _watch(self, now: pd.Timestamp) -> None:
         """Say of each ticker whose bars stay away that it is stale, once, and whether others still trade."""
         live, minutes = self.parts.cfg.live, self.parts.cfg.bar_minutes
+        due_s = self.parts.feed.delay_s + live.settle_s + live.grace_s  # after its close nobody waits longer for a bar
+        patience_s = max(live.stale_s - 60 * (minutes or 0), due_s)
         closes = {name: self._guard.last_close(name) for name in self.tickers}
         newest = max(close for close in closes.values() if close is not None)
         for name, close in closes.items():
             assert close is not None  # every ticker has history
             overdue = (now - self._hours.next_close(close)).total_seconds()
-            if overdue <= live.stale_s - 60 * (minutes or 0):
+            if overdue <= patience_s:
                 continue
             silent = self._hours.bars_between(close, newest) >= live.silent_bars
             data = {"ticker": name, "close_utc": close.isoformat(), "reason": "HALTED?" if silent else STALE}

@@ -27,6 +27,7 @@ from fusion_alpha.text.encoders import LABELS, Encoder, create, encode
 log = logging.getLogger(__name__)
 
 _CACHE = ".cache/embeddings"
+_REMEMBERED = 10_000  # items that a repeated one is known by
 _BATCH = 8  # headlines at a time: what has begun is not interrupted
 
 
@@ -82,6 +83,7 @@ class Texts:
         self._key = pii.key(cfg.data.public, has_authors=False)
         self._changed = threading.Condition()  # guards what follows
         self._todo, self._working, self._ready = deque[Headline](), list[Headline](), list[News]()
+        self._taken: dict[int, None] = {}  # hashes of items, without their texts
         self._held = self._closing = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="texts", daemon=True)
@@ -112,8 +114,13 @@ class Texts:
         return self._key.hash("news", pd.Series([headline.item_id], dtype="str")).iloc[0], text
 
     def take(self, headline: Headline) -> None:
-        """Have an item cleaned and its text embedded."""
+        """Have an item cleaned and its text embedded, once: feeds repeat what they have at every poll."""
         with self._changed:
+            if hash(headline) in self._taken:
+                return
+            self._taken[hash(headline)] = None
+            if len(self._taken) > 2 * _REMEMBERED:
+                self._taken = dict.fromkeys(list(self._taken)[-_REMEMBERED:])
             self._todo.append(headline)
             self._changed.notify_all()
 

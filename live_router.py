@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from fusion_alpha.live.model import Engine
     from fusion_alpha.live.switch import KillSwitch
 
-# Exit status beside those of the router; the latter two are EX_DATAERR and EX_CONFIG of sysexits.h.
-USAGE, BAD_JOURNAL, BAD_MODEL = 2, 65, 78
+# Exit status beside those of the router; the latter three are EX_DATAERR, EX_IOERR and EX_CONFIG of sysexits.h.
+USAGE, BAD_JOURNAL, BAD_DISK, BAD_MODEL = 2, 65, 74, 78
 ON_THE_WALL = ("csv", "yahoo", "http")  # feeds without a clock of their own
 FEEDS = ("lab", "replay", *ON_THE_WALL)
 RUNS = (Path(), config.MINUTE.parent)  # folders of params.yaml, models/ and data/; the first of the interval counts
@@ -127,7 +127,7 @@ def checked(arguments: argparse.Namespace) -> tuple[Config, Path]:
 def main() -> int:
     arguments = parser().parse_args()
     log = stage.set_up("live_router")
-    from fusion_alpha.live.journal import Damaged
+    from fusion_alpha.live.journal import Damaged, JournalError
     from fusion_alpha.live.switch import KillSwitch
 
     switch = KillSwitch(arguments.kill_file)
@@ -147,10 +147,13 @@ def main() -> int:
     except InputError as error:
         stage.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return BAD_MODEL if isinstance(error, NoModel) else BAD_JOURNAL if isinstance(error, Damaged) else USAGE
+    except JournalError as error:  # before the router runs, which ends by itself
+        stage.console.print(f"the journal cannot be written: {error}", markup=False, highlight=False, soft_wrap=True)
+        return BAD_DISK
 
 
 def release(journal: "Journal", reason: str, switch: "KillSwitch") -> None:
-    """Release the latch of a journal; InputError while what pulled the switch is still there."""
+    """Release the latch of a journal; InputError while what pulled the switch is still there, or JournalError."""
     from fusion_alpha.live.journal import Entry, latched
 
     pulled, why = switch.pulled(), latched(journal.records)
@@ -161,7 +164,7 @@ def release(journal: "Journal", reason: str, switch: "KillSwitch") -> None:
     if why is None:
         logging.getLogger(__name__).info("no kill switch is latched; nothing to release")
         return
-    journal.records += journal.append(Entry("release", {"reason": reason, "latched": why}))
+    journal.append(Entry("release", {"reason": reason, "latched": why}))
     logging.getLogger(__name__).info("released: %s (it was latched: %s)", reason, why)
 
 
@@ -191,11 +194,10 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
     source: feed.Feed
     clock: Clock
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(arguments.log))
         kind = broker.DryRun.name if arguments.dry_run else broker.PaperBroker.name
         about = {"feed": arguments.feed, "interval": cfg.interval, "orders": kind}
-        broker.require_same(journal.records, about, arguments.log)
-        last, book = broker.reconciled(journal.records, arguments.log)
+        before = broker.Reconciliation(about, arguments.log)
+        journal = stack.enter_context(Journal(arguments.log, before.take))
         if arguments.release is not None:
             release(journal, arguments.release, switch)
         if arguments.feed == "lab":
@@ -208,7 +210,7 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
         if arguments.feed in ON_THE_WALL:
             source = on_the_wall(arguments, cfg, history)
         end = history.prices["bar_close_utc"].max()
-        start = end if last is None else max(end, last)
+        start = end if before.close is None else max(end, before.close)
         if arguments.feed in ON_THE_WALL:
             clock = WallClock()
         elif arguments.speed == math.inf or (arguments.once and arguments.speed is None):
@@ -219,7 +221,7 @@ def route(arguments: argparse.Namespace, cfg: Config, folder: Path, engine: "Eng
                 start = hours.next_open(start)  # nobody waits for a simulated night to pass
             clock = SimulatedClock(start, arguments.speed or bar_s / BAR_SECONDS)
         texts = stack.enter_context(Texts(cfg))
-        trader = broker.DryRun() if arguments.dry_run else broker.PaperBroker(cfg, book)
+        trader = broker.DryRun() if arguments.dry_run else broker.PaperBroker(cfg, before.book)
         metrics = Metrics()
         parts = router.Parts(cfg, source, history, clock, journal, engine, texts, trader, switch, metrics)
         running = router.Router(parts, tickers, once=arguments.once)

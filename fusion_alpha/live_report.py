@@ -15,12 +15,15 @@ closes of bars.
 
 import argparse
 import math
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as Shown
+from rich.text import Text
 
 from fusion_alpha import files, stage
 from fusion_alpha.errors import InputError
@@ -32,6 +35,7 @@ from fusion_alpha.tearsheet.words import Fact, Table
 USAGE, DAMAGED = 2, 65  # exit status; EX_DATAERR of sysexits.h
 PAGE, SHEET = "live_report.html", "live_report.png"
 EVENTS = 40  # that the page lists
+_DAY = r"\d{4}-\d\d-\d\d"
 REASONS = 3  # for silence that a ticker's row names
 
 
@@ -46,28 +50,35 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--from", dest="first", type=time, metavar="TIME", help="first close of a bar, as 2020-01-02T15:00"
     )
-    new.add_argument("--to", dest="last", type=time, metavar="TIME", help="last close; a date alone means all of it")
+    new.add_argument("--to", dest="last", type=end, metavar="TIME", help="last close; a date alone means all of it")
     new.add_argument("--readable", action="store_true", help="report a damaged journal up to the damage")
     return new
 
 
 def time(text: str) -> pd.Timestamp:
     try:
-        found = pd.Timestamp(text)
+        found = pd.Timestamp(text if re.match(_DAY, text) else "")
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time as 2020-01-02 or 2020-01-02T15:00") from None
+        found = pd.NaT
     if pd.isna(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time")
+        raise argparse.ArgumentTypeError(f"{text!r} is no time as 2020-01-02 or 2020-01-02T15:00")
     return found.tz_localize("UTC") if found.tzinfo is None else found.tz_convert("UTC")
 
 
+def end(text: str) -> pd.Timestamp:
+    """The same, where a day without a time means its end."""
+    found = time(text)
+    if not re.fullmatch(_DAY, text):
+        return found
+    return found + pd.Timedelta(days=1) - pd.Timedelta(microseconds=1)
+
+
 def main() -> int:
-    given = sys.argv[1:]
-    arguments = parser().parse_args(given)
+    arguments = parser().parse_args()
     stage.set_up("live_report")
     try:
         account, notes = opened(arguments.journal, arguments.readable)
-        account = between(account, arguments.first, end_of(arguments.last, given))
+        account = between(account, arguments.first, arguments.last)
         written = write(account, notes, arguments.output)
     except journal.Damaged as error:
         stage.console.print(
@@ -82,26 +93,24 @@ def main() -> int:
     return 0
 
 
-def end_of(last: pd.Timestamp | None, given: list[str]) -> pd.Timestamp | None:
-    """`--to` as an instant; a date alone means its end."""
-    if last is None or last != last.normalize() or any("T" in text for text in given[given.index("--to") + 1 :][:1]):
-        return last
-    return last + pd.Timedelta(days=1) - pd.Timedelta(microseconds=1)
-
-
 def opened(path: Path, readable: bool) -> tuple[Account, list[str]]:
     """What a journal says, and what is wrong with it. Damaged where it is and `readable` is false."""
-    notes = []
+    notes: list[str] = []
+    with journal.reading(path) as records:
+        account = tell(_up_to_damage(records, notes) if readable else records)
+    if records.torn:
+        notes.append(f"{records.torn} bytes of a record that is not whole stand at the end; they are left out")
+    return account, notes
+
+
+def _up_to_damage(records: journal.Reading, notes: list[str]) -> Iterator[journal.Record]:
+    """The records before the damage, which is noted; Damaged where there are none."""
     try:
-        records, torn = journal.read_torn(path)
-        if torn:
-            notes.append(f"{torn} bytes of a record that is not whole stand at the end; they are left out")
+        yield from records
     except journal.Damaged as error:
-        if not readable or not error.records:
+        if not records.number:
             raise
-        records = list(error.records)
-        notes.append(f"DAMAGED: {str(error).splitlines()[0]}; the report ends with record {records[-1].seq}")
-    return tell(records), notes
+        notes.append(f"DAMAGED: {str(error).splitlines()[0]}; the report ends with record {records.number - 1}")
 
 
 def write(account: Account, notes: list[str], folder: Path) -> list[Path]:
@@ -227,11 +236,13 @@ def html(account: Account, notes: list[str]) -> str:
 
 
 def show(account: Account, notes: list[str], console: Console) -> None:
-    console.print(f"\n[bold]{title(account)}[/]", highlight=False)
+    """The figures in the terminal. What a feed or a person said is text, in which rich shall find no markup."""
+    console.print()
+    console.print(Text(title(account), style="bold"))
     for note in notes:
-        console.print(note, style="bold red", highlight=False)
+        console.print(Text(note, style="bold red"))
     for fact in facts(account):
-        console.print(f"{fact.name:<16}[bold]{fact.value:>10}[/]   {fact.note}", highlight=False)
+        console.print(Text.assemble(f"{fact.name:<16}", (f"{fact.value:>10}", "bold"), f"   {fact.note}"))
     narrow = console.width < 110
     for table in (by_ticker(account), steps(account), happened(account, 10)):
         left_out = ("mean P(up)", "contradictions", "why not") if narrow else ()
@@ -247,7 +258,7 @@ def show(account: Account, notes: list[str], console: Console) -> None:
             left = place == 0 or table.heads[place] in ("kind", "ticker", "what", "why not")
             shown.add_column(table.heads[place], justify="left" if left else "right")
         for row in table.rows:
-            shown.add_row(*(row[place] for place in kept))
+            shown.add_row(*(Text(row[place]) for place in kept))
         if table.rows:
             console.print(shown)
     if account.simulated:

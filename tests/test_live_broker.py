@@ -1,7 +1,10 @@
 """The paper broker earns what the backtest says, open after open, and comes back from a journal as it was."""
 
 import copy
+import inspect
 import json
+import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +16,7 @@ from trading_market import configuration, market
 
 from fusion_alpha import trading
 from fusion_alpha.errors import InputError
-from fusion_alpha.live.broker import Book, DryRun, Order, PaperBroker, Quote, reconciled, require_same
+from fusion_alpha.live.broker import Book, DryRun, Order, PaperBroker, Quote, Reconciliation, reconciled
 from fusion_alpha.live.journal import Damaged, Record
 from fusion_alpha.market import market as exchange
 
@@ -202,10 +205,9 @@ def test_a_fill_that_is_missing_or_too_many_is_refused(journal):
 @pytest.mark.parametrize("other", [{"orders": "dry run"}, {"feed": "replay"}, {"interval": "1m"}])
 def test_a_journal_is_of_one_feed_one_interval_and_one_kind_of_orders(other, tmp_path):
     about = {"feed": "lab", "interval": "1d", "orders": "paper"}
-    journal = [record("start", about), record("stop", {})]
-    require_same(journal, about)
+    Reconciliation(about).take(record("start", about))
     with pytest.raises(InputError, match=r"live.log: the journal is of a router with .*(?s:.*)--log FILE"):
-        require_same(journal, about | other, tmp_path / "live.log")
+        Reconciliation(about | other, tmp_path / "live.log").take(record("start", about))
 
 
 def at(hour: int) -> pd.Timestamp:
@@ -240,6 +242,66 @@ def test_without_an_order_the_book_is_left_alone():
     assert broker.bar(at(2), {"A": Quote(11, 11, np.nan)}) is None
     assert broker.book.weights["A"] == pytest.approx(-0.22 / (0.98 - 0), rel=1e-3)
     assert broker.equity() < 0.98
+
+
+def test_whoever_looks_while_a_bar_is_taken_sees_one_book_or_the_other():
+    """The display's thread may run between any two lines of the broker's."""
+    names, broker, now, seen = "ABCDE", PaperBroker(configuration(impact_bps=0.0)), [1.0, 1.0], Counter[float]()
+
+    def look(frame, event, _):
+        if event == "line":
+            assert broker.equity() in now  # the one before the bar, or the one after it
+            assert list(broker.held().index) in held
+            seen[broker.equity()] += 1
+        return look
+
+    for number in range(6):
+        prices = {name: Quote(10.0 + number, 10.5 + number, np.nan) for name in names[: 5 - number % 3]}
+        after = copy.copy(broker)
+        filled = after.bar(at(number), prices)
+        now, held = [broker.equity(), after.equity()], [list(broker.held().index), list(after.held().index)]
+        sys.settrace(lambda frame, *_: look if frame.f_code.co_filename == inspect.getfile(PaperBroker) else None)
+        try:
+            assert broker.bar(at(number), prices) == filled
+        finally:
+            sys.settrace(None)
+        assert broker.book == after.book
+        broker.send(Order("", at(number + 1).isoformat(), dict.fromkeys(names[number % 2 :], 0.1 * (-1) ** number)))
+    assert len(seen) == 6
+    assert sum(seen.values()) > 100
+
+
+def test_equity_is_that_of_one_book_when_another_takes_its_place_meanwhile():
+    broker = PaperBroker(configuration(impact_bps=0.0))
+    books = [
+        Book(2.0, 0.0, {"A": 0.5}, {"A": 10.0}, {"A": 11.0}),
+        Book(3.0, 0.0, {"B": 0.5}, {"B": 10.0}, {"B": 12.0}),
+    ]
+    expected = []
+    for book in books:
+        broker.book = book
+        expected.append(broker.equity())
+
+    def replaced_before(instruction: int) -> float:
+        """Equity, when the second book comes before that instruction of its function."""
+        left = instruction
+
+        def count(frame, event, _):
+            nonlocal left
+            frame.f_trace_opcodes = True
+            left -= event == "opcode"
+            if left < 0:
+                broker.book = books[1]
+            return count if frame.f_code is PaperBroker.equity.__code__ else None
+
+        broker.book = books[0]
+        sys.settrace(count)
+        try:
+            return broker.equity()
+        finally:
+            sys.settrace(None)
+
+    assert {replaced_before(instruction) for instruction in range(20)} == set(expected)
 
 
 def test_a_dry_run_holds_nothing():

@@ -62,6 +62,17 @@ def test_trouble_stands_above_the_table(monkeypatch):
     assert "JOURNAL: No space left; nothing is sent any more" in lines
 
 
+def test_names_and_reasons_are_shown_as_they_are(monkeypatch):
+    """What is in brackets is no markup: a name, a file of the kill switch, an error of the disk."""
+    row = Row(CLOSE, {"reason": "[/]: see [bold]"}, 0.045)
+    monkeypatch.setitem(ROWS, "[/T]", row)
+    lines = shown(["[/T]", "TSLA"], monkeypatch, killed="[/tmp/kill] exists", journal="[Errno 28] [/var]")
+    assert any(line.startswith("[/T]") and "[/]" in line for line in lines)
+    assert lines[-1] == "no signal: 1 [/]: see [bold]"
+    assert "KILLED: [/tmp/kill] exists; no signals until --release" in lines
+    assert "JOURNAL: [Errno 28] [/var]; nothing is sent any more" in lines
+
+
 def test_more_tickers_than_lines_are_counted(monkeypatch):
     lines = shown([*(f"T{number}" for number in range(40)), "TSLA"], monkeypatch, killed="signal", feed_failures=1)
     assert len(lines) <= 24

@@ -85,6 +85,23 @@ def test_the_account_has_every_decision_and_event(log):
     assert told.bars["texts"].isna().all()
 
 
+def test_a_bar_that_was_decided_again_counts_once_as_it_was_decided_last(log):
+    """Its signals were in the journal when the power failed, its `bar` record was not."""
+    close = (BEGIN + pd.Timedelta(minutes=BARS)).isoformat()
+    about = {"ticker": "TSLA", "close_utc": close, "price": 100.0}
+    with Journal(log) as journal:
+        journal.append(
+            Entry("signal", about | {"action": "buy", "weight": 0.1}, ("signal", "TSLA", close, *MODEL)),
+            Entry("stale", about | {"reason": "LATE"}, ("stale", "TSLA", close, *MODEL)),
+            Entry("stale", about | {"reason": "HALTED?"}, ("stale", "TSLA", close, "HALTED?")),
+            Entry("bar", {"close_utc": close, "equity": 1.0, "book": {}}, ("bar", close, *MODEL)),
+        )
+    told = account.tell(read(log))
+    (last,) = told.decisions[told.decisions["close_utc"] == pd.Timestamp(close)].itertuples()
+    assert (last.kind, last.reason) == ("stale", "LATE")
+    assert told.events["said"].tolist()[-1] == "HALTED?"
+
+
 def test_the_facts_are_those_of_the_journal(log):
     facts = {fact.name: (fact.value, fact.note) for fact in live_report.facts(account.tell(read(log)))}
     assert facts["Signals"] == ("17", "7 buy, 5 sell, 5 hold")
@@ -133,12 +150,48 @@ def test_a_real_market_has_no_watermark(tmp_path):
     ],
 )
 def test_a_part_of_the_day(first, last, bars, log):
-    given = ["live.log", *(["--from", first] if first else []), *(["--to", last] if last else [])]
-    asked = live_report.parser().parse_args(given)
+    options = [(name, value) for name, value in (("--from", first), ("--to", last)) if value]
     told = account.tell(read(log))
-    part = account.between(told, asked.first, live_report.end_of(asked.last, given))
-    assert (len(part.bars), len(part.decisions)) == (bars, 2 * bars)
-    assert set(part.events["time"]) <= set(told.events["time"])
+    for given in (sum(options, ()), [f"{name}={value}" for name, value in options]):
+        asked = live_report.parser().parse_args(["live.log", *given])
+        part = account.between(told, asked.first, asked.last)
+        assert (len(part.bars), len(part.decisions)) == (bars, 2 * bars)
+        assert set(part.events["time"]) <= set(told.events["time"])
+
+
+@pytest.mark.parametrize("text", ["now", "T", "", "nan", "2019-13-01", "2019-12-13T25", "20191213", "-001-01-01"])
+def test_what_is_no_time_is_refused(text, capsys):
+    for option in ("--from", "--to"):
+        with pytest.raises(SystemExit):
+            live_report.parser().parse_args(["live.log", f"{option}={text}"])
+        assert "is no time as 2020-01-02" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--to=2020-01-02", "--to=9999-12-31", "--from=0001-01-01"])
+def test_an_option_with_its_value_in_one_word_reports(option, log, tmp_path, monkeypatch):
+    assert run(log, "--output", tmp_path / "out", option, monkeypatch=monkeypatch) == 0
+
+
+def test_what_a_feed_or_a_person_said_is_shown_as_it_is(log, tmp_path, monkeypatch, capsys):
+    """No markup of the terminal's, no escape sequence, no half character."""
+    with Journal(log) as journal:
+        close = (BEGIN + pd.Timedelta(minutes=BARS)).isoformat()
+        silent = {"ticker": "TSLA", "close_utc": close, "reason": "see [/var/log/feed] [bold]"}
+        journal.append(
+            Entry("release", {"reason": "feed was wrong, see [/var/log/feed]"}),
+            Entry("reject", {"finding": "rejected", "rule": "\x1b]0;title\x07 cut \ud83d [/]"}),
+            Entry("no_signal", silent, ("TSLA", close, *MODEL)),
+            Entry("bar", {"close_utc": close, "equity": 1.0, "book": {}}, ("bar", close, *MODEL)),
+        )
+    assert run(log, "--output", tmp_path, monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "feed was wrong, see [/var/log/feed]" in said
+    assert "[bold]" in said
+    assert "�]0;title� cut � [/]" in said
+    assert "\x1b" not in said
+    page = (tmp_path / live_report.PAGE).read_text()
+    assert "see [/var/log/feed]" in page
+    assert "\x1b" not in page
 
 
 def test_what_cannot_be_reported_is_refused_with_status_2(log, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ Records that are about a bar carry its close. The others (the feed's state, the 
 time of the market's; they stand in the journal behind the bar after which they happened, and get its close.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fusion_alpha.errors import InputError
-from fusion_alpha.live.journal import Record
+from fusion_alpha.live.journal import Key, Record
 
 DECIDED = ("signal", "no_signal", "stale")
 EVENTS = ("start", "stop", "feed", "clock", "latch", "release", "reject", "revised", "late", "late_news", "stale")
@@ -57,7 +58,7 @@ def tell(records: Iterable[Record]) -> Account:
             time = _time(record.data.get("after_utc")) if time is None else time
         if own is None and (record.kind == "bar" or record.kind in DECIDED):
             continue  # not as a router writes it
-        if record.kind in DECIDED and record.key is not None and len(record.key) == 4 and record.key[0] != "stale":
+        if record.kind in DECIDED and record.key is not None and not _of_silence(record.key):
             decisions.append(_decision(record, own))
         elif record.kind == "bar":
             seconds = record.timing.get("steps_s")
@@ -66,13 +67,14 @@ def tell(records: Iterable[Record]) -> Account:
             bars.append({"close_utc": own, "equity": equity, "latency_s": latency, **steps})
         elif record.kind in EVENTS:
             when = time if own is None else own
-            events.append((when, record.kind, str(record.data.get("ticker", "")), _said(record)))
+            events.append((when, record.kind, _text(record.data.get("ticker", "")), _text(_said(record))))
     if not bars or not decisions:
         raise InputError(
             "no bar was dealt with", rule="a report needs one `bar` record", remedy="let the router run on"
         )
     return Account(
-        pd.DataFrame(decisions),
+        # After a power cut a bar is decided again, and counts as it was decided last: a `bar` record comes after it.
+        pd.DataFrame(decisions).drop_duplicates(["ticker", "close_utc"], keep="last", ignore_index=True),
         pd.DataFrame(bars).drop_duplicates("close_utc", ignore_index=True),
         pd.DataFrame(events, columns=["time", "kind", "ticker", "said"]).dropna(subset="time").reset_index(drop=True),
         starts[0] if starts else {},
@@ -109,11 +111,16 @@ def latencies(seconds: pd.Series) -> dict[str, float]:
     return {"p50": float(np.quantile(known, 0.5)), "p99": float(np.quantile(known, 0.99)), "max": float(known.max())}
 
 
+def _of_silence(key: Key) -> bool:
+    """Is it the key of a `stale` record of a ticker that has no bar, about which nothing was decided?"""
+    return key[:1] == ("stale",) and len(key) == 4
+
+
 def _decision(record: Record, close: pd.Timestamp | None) -> dict[str, Any]:
     data = record.data | {"latency_s": record.timing.get("latency_s")}
-    texts = {name: str(data.get(name, "")) for name in ("ticker", "action", "reason")}
+    texts = {name: _text(data.get(name, "")) for name in ("ticker", "action", "reason")}
     numbers = {name: _number(data.get(name)) for name in NUMBERS}
-    return {"close_utc": close, "kind": record.kind, "contradiction": str(data.get("kind", "none"))} | texts | numbers
+    return {"close_utc": close, "kind": record.kind, "contradiction": _text(data.get("kind", "none"))} | texts | numbers
 
 
 def _said(record: Record) -> str:
@@ -129,6 +136,11 @@ def _said(record: Record) -> str:
         "late_news": "a headline came after its bar",
     }
     return words.get(record.kind) or str(data.get("reason", ""))
+
+
+def _text(value: object) -> str:
+    """What a terminal shows and a page can hold: a feed's text may have escape sequences or half a character."""
+    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", str(value))
 
 
 def _time(text: object) -> pd.Timestamp | None:

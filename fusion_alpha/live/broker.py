@@ -7,7 +7,7 @@ no decision was made the book is left alone, which the backtest never has to do.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,9 +37,12 @@ class Order:
     weights: dict[str, float]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Book:
-    """All that a paper broker knows; plain numbers, so that the journal can keep it."""
+    """All that a paper broker knows; plain numbers, so that the journal can keep it.
+
+    A book is never changed: the display and the metrics, on threads of their own, look at one while the next is made.
+    """
 
     equity: float = 1.0  # at the last open, in units of the start
     cost: float = 0.0  # share of it that the trades there cost
@@ -125,7 +128,8 @@ class PaperBroker:
         return pd.Series(weights, dtype="float64").rename_axis("ticker")
 
     def equity(self) -> float:
-        return self.book.equity * until_mark(self.book)
+        book = self.book
+        return book.equity * until_mark(book)
 
     def after(self, order: Order | None) -> dict[str, Any]:
         saved = self.book.saved()
@@ -133,29 +137,34 @@ class PaperBroker:
         return saved
 
     def send(self, order: Order) -> None:
-        self.book.orders.append(order)
+        self.book = replace(self.book, orders=[*self.book.orders, order])
 
     def bar(self, opens_utc: pd.Timestamp, quotes: dict[str, Quote]) -> dict[str, Any] | None:
         book = self.book
         opens = {name: quotes[name].open if name in quotes else book.marks[name] for name in {*quotes, *book.marks}}
-        book.equity, held = rolled(book, opens)
+        equity, held = rolled(book, opens)
         due = [order for order in book.orders if pd.Timestamp(order.fill_utc) <= opens_utc]
-        book.orders = [order for order in book.orders if order not in due]
+        waiting = [order for order in book.orders if order not in due]
         # Of several orders the last one counts; one whose own open was missed is void.
         order = due[-1] if due and pd.Timestamp(due[-1].fill_utc) == opens_utc else None
-        filled = self._trade(held, order, quotes)
-        book.opened = opens
-        book.marks |= {name: quote.close for name, quote in quotes.items()}
-        _close_if_ruined(book)
-        return filled | {"opens_utc": opens_utc.isoformat(), "void": len(due) - (order is not None)} if due else None
+        weights, cost, lapsed = self._traded(equity, held, order, quotes)
+        marks = book.marks | {name: quote.close for name, quote in quotes.items()}
+        self.book = _unless_ruined(Book(equity, cost, weights, opens, marks, waiting))
+        if not due:
+            return None
+        filled = {"equity": equity, "weights": weights, "cost": cost, "lapsed": lapsed}
+        return filled | {"opens_utc": opens_utc.isoformat(), "void": len(due) - (order is not None)}
 
-    def _trade(self, held: dict[str, float], order: Order | None, quotes: dict[str, Quote]) -> dict[str, Any]:
-        book, cfg = self.book, self._cfg
-        target = {} if order is None or book.equity <= 0 else order.weights
+    def _traded(
+        self, equity: float, held: dict[str, float], order: Order | None, quotes: dict[str, Quote]
+    ) -> tuple[dict[str, float], float, list[str]]:
+        """Weights after an order, share of the equity that it cost, and tickers for which it lapsed."""
+        cfg = self._cfg
+        target = {} if order is None or equity <= 0 else order.weights
         names = sorted({*held, *target})
         rates = costs.rates(pd.Index(names), cfg)
         impact = cfg.strategy.impact_bps * costs.BPS
-        cost, weights, lapsed = 0.0, dict[str, float](), []
+        cost, weights, lapsed = 0.0, dict[str, float](), list[str]()
         for name, side, borrow in zip(names, rates.side.tolist(), rates.borrow.tolist(), strict=True):
             before = held.get(name, 0.0)
             weight = target.get(name, before)
@@ -166,11 +175,9 @@ class PaperBroker:
             traded = abs(weight - before)
             cost += side * traded + borrow * max(-weight, 0.0)
             if impact > 0 and volume > 0:
-                cost += impact * (traded * book.equity / volume) ** 0.5 * traded
+                cost += impact * (traded * equity / volume) ** 0.5 * traded
             weights[name] = weight
-        book.weights = {name: weight for name, weight in weights.items() if weight != 0.0}
-        book.cost = cost
-        return {"equity": book.equity, "weights": book.weights, "cost": cost, "lapsed": lapsed}
+        return {name: weight for name, weight in weights.items() if weight != 0.0}, cost, lapsed
 
 
 def rolled(book: Book, opens: dict[str, float]) -> tuple[float, dict[str, float]]:
@@ -193,53 +200,61 @@ def until_mark(book: Book) -> float:
     return left
 
 
-def _close_if_ruined(book: Book) -> None:
+def _unless_ruined(book: Book) -> Book:
     """A book that has lost everything by the prices of the next decision stays at nothing, as in the backtest."""
-    if until_mark(book) <= 0.0:
-        book.equity, book.cost, book.weights = 0.0, 0.0, {}
+    return book if until_mark(book) > 0.0 else replace(book, equity=0.0, cost=0.0, weights={})
 
 
-def require_same(records: Iterable[Record], about: dict[str, str], file: Path | None = None) -> None:
-    """Raise InputError where a router with another feed, interval or kind of orders wrote in the journal.
+class Reconciliation:
+    """Follows a journal, given its records in order. close: of the last bar; book: the one after it.
 
-    about: these of the router that goes on with it, as its `start` record has them.
+    about: feed, interval and kind of orders of the router that goes on with it, as its `start` record has them. Raises
+    InputError where a router with others wrote, and Damaged where a book is not what the one before it, the prices at
+    the open and the fill there make of it.
     """
-    for record in records:
-        if record.kind != "start":
-            continue
-        for name, value in about.items():
-            before = record.data.get(name, value)
+
+    def __init__(self, about: dict[str, str], file: Path | None = None) -> None:
+        self._about, self._file = about, file
+        self._fill: dict[str, Any] | None = None
+        self.close: pd.Timestamp | None = None
+        self.book = Book()
+
+    def take(self, record: Record) -> None:
+        if record.kind == "start":
+            self._require_same(record.data)
+        elif record.kind == "fill":
+            self._fill = record.data
+        elif record.kind == "bar":
+            after = Book.restored(record.data["book"])
+            wrong = _disagreement(self.book, after, record.data["close_utc"], self._fill)
+            if wrong:
+                raise Damaged(
+                    f"the book does not agree with its fills: {wrong}",
+                    file=self._file,
+                    line=record.seq + 1,
+                    rule="a book is the one before it, moved by prices and changed by fills",
+                    remedy="keep the file for inspection and start with another one: --log FILE",
+                )
+            self.close, self.book, self._fill = pd.Timestamp(record.data["close_utc"]), after, None
+
+    def _require_same(self, started: dict[str, Any]) -> None:
+        for name, value in self._about.items():
+            before = started.get(name, value)
             if before != value:
                 raise InputError(
                     f"the journal is of a router with {name} {before!r}, this one has {value!r}",
-                    file=file,
+                    file=self._file,
                     rule="a journal has one feed, one interval and one kind of orders, because its book goes on",
                     remedy="the options of before, or another file: --log FILE",
                 )
 
 
 def reconciled(records: Iterable[Record], file: Path | None = None) -> tuple[pd.Timestamp | None, Book]:
-    """Close of the last bar in a journal and the book after it, once every book in it agrees with its fills.
-
-    Raises Damaged where a book is not what the one before it, the prices at the open and the fill there make of it.
-    """
-    close, book, fill = None, Book(), None
+    """Close of the last bar in a journal and the book after it, once every book in it agrees with its fills."""
+    found = Reconciliation({}, file)
     for record in records:
-        if record.kind == "fill":
-            fill = record.data
-        elif record.kind == "bar":
-            after = Book.restored(record.data["book"])
-            wrong = _disagreement(book, after, record.data["close_utc"], fill)
-            if wrong:
-                raise Damaged(
-                    f"the book does not agree with its fills: {wrong}",
-                    file=file,
-                    line=record.seq + 1,
-                    rule="a book is the one before it, moved by prices and changed by fills",
-                    remedy="keep the file for inspection and start with another one: --log FILE",
-                )
-            close, book, fill = pd.Timestamp(record.data["close_utc"]), after, None
-    return close, book
+        found.take(record)
+    return found.close, found.book
 
 
 def _disagreement(before: Book, after: Book, close_utc: str, fill: dict[str, Any] | None) -> str:
@@ -253,18 +268,18 @@ def _disagreement(before: Book, after: Book, close_utc: str, fill: dict[str, Any
         return "orders that were not due have changed"
     if not {*before.weights, *after.weights} <= {*after.opened} & {*after.marks}:
         return "a position has no price"
-    equity, held = rolled(before, after.opened)
-    expected = Book(equity, after.cost, held, after.opened, after.marks, after.orders)
+    equity, weights = rolled(before, after.opened)
+    cost = after.cost
     if fill is not None:
         if fill["equity"] != equity:
             return f"the fill has equity {fill['equity']!r}, by its prices it is {equity!r}"
-        expected.cost = fill["cost"]
+        cost = fill["cost"]
         if pd.Timestamp(due[-1].fill_utc) == pd.Timestamp(fill["opens_utc"]) and equity > 0:
-            expected.weights |= {name: to for name, to in due[-1].weights.items() if name not in fill["lapsed"]}
-    expected.weights = {name: weight for name, weight in expected.weights.items() if weight != 0.0}
-    if fill is not None and fill["weights"] != expected.weights:
-        return f"the fill has weights {fill['weights']}, by its order they are {expected.weights}"
-    _close_if_ruined(expected)
+            weights |= {name: to for name, to in due[-1].weights.items() if name not in fill["lapsed"]}
+    weights = {name: weight for name, weight in weights.items() if weight != 0.0}
+    if fill is not None and fill["weights"] != weights:
+        return f"the fill has weights {fill['weights']}, by its order they are {weights}"
+    expected = _unless_ruined(replace(after, equity=equity, cost=cost, weights=weights))
     for name in ("equity", "cost", "weights"):
         if getattr(expected, name) != getattr(after, name):
             return f"{name} {getattr(after, name)!r}, by prices and fills {getattr(expected, name)!r}"

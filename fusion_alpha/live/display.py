@@ -110,7 +110,7 @@ class Display:
             if number == 0:
                 table.columns[0].min_width = 6
         for name, row in rows.items():
-            table.add_row(name, *_cells(row, now))
+            table.add_row(Text(name), *_cells(row, now))  # no markup in a name
         return table
 
 

@@ -29,9 +29,10 @@ from fuzz.common import Target, environment, scratch, write
 
 def _journal(content: bytes, folder: Path) -> object:
     path = write(folder / "live.log", content)
-    records = journal.read(path)
-    with journal.Journal(path) as opened:
-        assert opened.records == records
+    records, seen = journal.read(path), list[journal.Record]()
+    with journal.Journal(path, seen.append) as opened:
+        assert seen == records
+        assert journal.latched(opened.records) == journal.latched(records)
         opened.append(journal.Entry("stop", {}))
     return journal.latched(records)
 

@@ -4,13 +4,15 @@ import copy
 import math
 from dataclasses import replace
 
+import live_market
 import numpy as np
 import pandas as pd
 import pytest
 
 from fusion_alpha import config
+from fusion_alpha.live import feed
 from fusion_alpha.live.clock import Hours
-from fusion_alpha.live.feed import Bar
+from fusion_alpha.live.feed import QUOTES, Bar
 from fusion_alpha.live.guards import BarGuard, Finding
 
 OPEN = pd.Timestamp("2019-12-02T14:30Z").as_unit("us")
@@ -73,7 +75,53 @@ def test_a_bad_bar_within_the_three_starts_them_again(guard):
 
 def test_ten_standard_deviations_are_a_jump(guard):
     last = 100 * math.exp(-0.0005)
-    assert judge(guard, bar(41, last * math.exp(0.0099))).finding == Finding.GOOD
+    assert judge(copy.deepcopy(guard), bar(41, last * math.exp(0.0101))).finding == Finding.JUMP
+    assert judge(guard, bar(41, last * math.exp(0.0094))).finding == Finding.GOOD  # its high is at 0.0099
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize(
+    "changed",
+    [{"open": 1e6, "high": 1e6}, {"high": 1e6}, {"low": 1e-3}, {"open": 1e-3, "low": 1e-3}, {"high": 101.1}],
+    ids=["open", "high", "low", "open below", "high by eleven"],
+)
+def test_a_jump_of_any_price_is_one_however_the_close_is_adjusted(changed, factor, guard):
+    close = 100 * math.exp(-0.0005)
+    changed = {name: value / factor for name, value in changed.items()}
+    verdict = judge(guard, bar(41, close / factor, adj_close=close, **changed))
+    assert (verdict.finding, verdict.halted) == (Finding.JUMP, True)
+    assert verdict.rule.startswith(("open", "high", "low"))
+    assert [judge(guard, bar(minute)).halted for minute in (42, 43, 44)] == [True, True, False]  # its close was right
+
+
+@pytest.mark.parametrize("price", [5e-324, 1e-320, 1.7e308])
+@pytest.mark.parametrize("name", [*QUOTES[:5], "all"])
+def test_a_price_at_the_ends_of_64_bits_is_refused_and_no_exception(name, price, guard):
+    changed = dict.fromkeys(QUOTES[:5] if name == "all" else [name], price)
+    assert judge(guard, bar(41, **changed)).finding == Finding.IMPOSSIBLE
+    assert judge(guard, bar(41, **changed), 60).finding == Finding.DUPLICATE
+    judge(guard, bar(43))
+    assert judge(guard, bar(42, **changed), 120).finding == Finding.IMPOSSIBLE
+    assert [judge(guard, bar(minute)).halted for minute in (44, 45, 46)] == [True, True, False]
+
+
+@pytest.mark.parametrize("price", [1e-49, 1e49])
+def test_a_price_that_is_barely_possible_is_a_jump_and_forgotten_like_another(price, guard):
+    for minute, adj_close in ((41, price), (42, 1 / price)):
+        assert judge(guard, bar(minute, price, adj_close=adj_close)).finding == Finding.JUMP
+    found = [judge(guard, bar(minute)) for minute in (43, 44, 45, 46)]
+    assert [verdict.halted for verdict in found] == [True, True, True, False]
+
+
+def test_good_bars_of_the_laboratory_are_none_of_them_refused(tmp_path):
+    """Days and minutes, over nights, weekends and a year: no price of a usual bar is beyond the limit."""
+    for interval, cfg in (("1d", live_market.daily()), ("1m", live_market.minutes(tmp_path))):
+        history, rest = live_market.tables(interval, tmp_path)
+        tested = BarGuard(cfg.live, Hours(cfg))
+        tested.learn(history.prices)
+        found = [tested.judge(one, one.close_utc + pd.Timedelta(seconds=3)) for one in feed.bars(rest.prices)]
+        assert len(found) > 700
+        assert {verdict.finding for verdict in found} == {Finding.GOOD}
 
 
 def test_a_usual_night_is_no_jump_for_minutes_and_an_unusual_one_is(guard):
@@ -139,6 +187,73 @@ def test_a_bar_before_the_latest_is_late(guard):
     assert judge(guard, bar(42), 130).finding == Finding.DUPLICATE
 
 
+@pytest.mark.parametrize("factor", [100, 0.01, 0.98])
+@pytest.mark.parametrize("changed", [("open", "high"), ("low",), QUOTES[:5]], ids=["open", "low", "all"])
+def test_a_late_bar_that_is_far_from_both_its_neighbours_is_refused(changed, factor, guard):
+    judge(guard, bar(43))
+    prices = {name: (min if name == "low" else max)(100.0, 100.0 * factor) for name in changed}
+    prices = dict.fromkeys(changed, 100.0 * factor) if len(changed) == 5 else prices
+    verdict = judge(guard, bar(42, **prices), 120)
+    if set(prices.values()) == {100.0}:
+        assert verdict.finding == Finding.LATE
+        return
+    assert (verdict.finding, verdict.halted) == (Finding.JUMP, True)
+    assert judge(guard, bar(42, **prices), 130).finding == Finding.DUPLICATE
+    assert [judge(guard, bar(minute)).halted for minute in (44, 45, 46)] == [True, True, False]
+    assert judge(guard, bar(42, **prices, volume=7.0), 600).finding == Finding.JUMP
+    assert not guard.halted("TSLA")  # it did for this bar
+    assert judge(guard, bar(42), 600).finding == Finding.LATE  # put right
+
+
+def test_a_late_bar_may_be_at_the_level_of_either_side(guard):
+    for minute in (43, 44):
+        judge(guard, bar(minute, 110.0))
+    found = [judge(copy.deepcopy(guard), bar(42, price), 300).finding for price in (100.0, 105.0, 110.0)]
+    assert found == [Finding.LATE, Finding.JUMP, Finding.LATE]
+
+
+def test_a_jump_that_comes_again_with_another_volume_after_later_bars_stays_refused(guard):
+    assert judge(guard, bar(41, 150.0)).finding == Finding.JUMP
+    for minute in (42, 43, 44, 45):
+        judge(guard, bar(minute))
+    assert not guard.halted("TSLA")
+    for volume in (1001.0, 1002.0):
+        assert judge(guard, bar(41, 150.0, volume=volume), 600).finding == Finding.JUMP
+    assert judge(guard, bar(42, volume=7.0), 600).finding == Finding.JUMP  # there and back
+    assert not guard.halted("TSLA")
+    assert judge(guard, bar(41, volume=7.0), 600).finding == Finding.LATE
+
+
+def test_a_market_that_moved_does_not_make_the_refused_bar_a_good_one(guard):
+    for minute in (41, 42, 43, 44):
+        judge(guard, bar(minute, 150.0))
+    assert judge(guard, bar(41, 150.0, volume=7.0), 600).finding == Finding.JUMP
+
+
+def test_a_bar_from_before_the_history_is_nothing_and_loads_no_calendar(guard):
+    early = replace(bar(41), close_utc=pd.Timestamp("1990-01-02T15:00Z").as_unit("us"))
+    judge(guard, bar(41))
+    loaded = len(guard._hours._closes)
+    assert guard.judge(early, at(60)).finding == Finding.OLD
+    assert len(guard._hours._closes) == loaded
+    assert guard.seen(["TSLA"]) == {"TSLA": at(41)}
+
+
+def test_what_is_remembered_of_refused_bars_has_an_end(guard):
+    guard._kept = 50
+    for minute in range(41, 341):
+        judge(guard, bar(minute, close=math.nan))
+    assert len(guard._tickers["TSLA"].refused) <= 100
+    assert judge(guard, bar(340, close=math.nan), 60).finding == Finding.DUPLICATE
+    for minute in range(341, 391):
+        judge(guard, bar(minute))
+    for minute in range(1, 101):
+        first = pd.Timestamp("2019-12-03T14:30Z").as_unit("us") + pd.Timedelta(minutes=minute)
+        judge(guard, replace(bar(1), close_utc=first))
+    assert guard._tickers["TSLA"].refused == {}  # all of them are before what is remembered
+    assert judge(guard, bar(340, close=math.nan), 1e6).finding == Finding.OLD
+
+
 def test_a_feed_is_asked_from_the_first_bar_that_is_missing_among_the_latest(guard):
     assert guard.seen(["TSLA", "NONE"]) == {"TSLA": at(40)}
     judge(guard, bar(41))
@@ -161,7 +276,7 @@ def test_bars_that_come_after_a_pause_only_fill_it(guard):
 
 
 @pytest.mark.parametrize(
-    "close", ["2019-12-02T22:00Z", "2019-12-01T15:00Z", "2019-12-02T15:30:30Z", "2019-11-28T15:00Z"]
+    "close", ["2019-12-02T22:00Z", "2019-12-07T15:00Z", "2019-12-02T15:30:30Z", "2019-12-25T15:00Z"]
 )
 def test_a_bar_off_the_calendar_is_refused(guard, close):
     time = pd.Timestamp(close).as_unit("us")

@@ -1,8 +1,10 @@
 """What is wrong with a bar, with an answer, or with a clock: checks that stand before everything else.
 
 A ticker is halted by a bar that cannot be true, or by one that jumps, and is released by `clean_bars` good ones in a
-row. A jump is measured from the last possible price, refused or not, so that a market that really moved is followed
-again after three bars at its new level, while a single wrong print needs the same three to be forgotten.
+row. A jump is that of any of the four prices, and is measured from the last possible close, refused or not, so that a
+market that really moved is followed again after three bars at its new level, while a single wrong print needs the same
+three to be forgotten. A late bar is measured from the known bars beside it, and has to be near one of them; where it
+was refused in its turn and comes with other numbers, it is measured from the same close again.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 _RETURNS = 60  # trailing log returns whose standard deviation a jump is measured in
 _LEAST = 20  # returns before that is known
 _FLOOR = 1e-4  # of that deviation: a quiet name may move by ten basis points
+_PRICES = 1e-50, 1e50  # so far apart that none is meant to be one; products and ratios within stay finite
 _BACK = 30  # bars among which one that is missing is asked for again
 _KEPT_FILES, _KEPT_BYTES = 1000, 256 << 20  # of quarantined answers
 
@@ -61,17 +64,29 @@ class Verdict:
     backfill: bool = False  # a good bar whose own time has passed: no signal
 
 
+class _Mark(NamedTuple):
+    """What a bar is measured from."""
+
+    price: float  # adjusted
+    close: pd.Timestamp | None
+
+
 @dataclass
 class _Ticker:
     returns: deque[float]
-    known: dict[int, int] = field(default_factory=dict)  # hash of the numbers by nanosecond of the close
-    oldest: int | None = None  # of them, once earlier ones were forgotten
-    # Of refused bars too, each with the price that it is measured from: feeds send a bar again at every poll.
+    # By nanosecond of the close: hash of the numbers, and adjusted close.
+    known: dict[int, tuple[int, float]] = field(default_factory=dict)
+    oldest: int | None = None  # of them: the history's first, or the first that was not forgotten
+    # Of refused bars too, each with the price that it was measured from in its turn: feeds send a bar at every poll.
     refused: dict[int, tuple[int, float | None]] = field(default_factory=dict)
     last_close: pd.Timestamp | None = None
     last_price: float | None = None  # adjusted
     factor: float = 1.0  # adjusted over quoted price of the latest good bar
     clean: int | None = None  # good bars since the halt; None = not halted
+
+    def has(self, at: int) -> bool:
+        """Did the bar that ends then come? One that was refused did, and one from before the history never will."""
+        return at in self.known or at in self.refused or (self.oldest is not None and at < self.oldest)
 
 
 class BarGuard:
@@ -92,7 +107,8 @@ class BarGuard:
             ticker.last_close, ticker.last_price = tail["bar_close_utc"].iloc[-1], float(adjusted[-1])
             quotes = map(_hash, rows[list(QUOTES)].to_numpy("float64").tolist())
             closes = pd.DatetimeIndex(rows["bar_close_utc"]).as_unit("ns").asi8.tolist()
-            ticker.known |= dict(zip(closes, quotes, strict=True))
+            ticker.known |= dict(zip(closes, zip(quotes, rows["adj_close"].tolist(), strict=True), strict=True))
+            ticker.oldest = closes[0]
             self._forget(ticker, self._kept)
             ticker.factor = float(adjusted[-1] / tail["close"].iloc[-1])
 
@@ -109,7 +125,7 @@ class BarGuard:
         if bar.close_utc > now - pd.Timedelta(seconds=self._settings.settle_s):
             return Verdict(Finding.PARTIAL, halted=self.halted(bar.ticker))
         if at in ticker.known:
-            same = ticker.known[at] == values
+            same = ticker.known[at][0] == values
             return Verdict(Finding.DUPLICATE if same else Finding.REVISED, halted=self.halted(bar.ticker))
         if ticker.oldest is not None and at < ticker.oldest:
             return Verdict(Finding.OLD, halted=self.halted(bar.ticker))
@@ -117,14 +133,15 @@ class BarGuard:
             return Verdict(Finding.DUPLICATE, halted=self.halted(bar.ticker))  # of a bar that was refused
         if not self._hours.is_close(bar.close_utc):
             return Verdict(Finding.OFF_CALENDAR, "ends where the calendar has a bar", self.halted(bar.ticker))
-        rule = impossible(bar)
-        if rule:
-            ticker.clean, ticker.refused[at] = 0, (values, ticker.refused.get(at, (0, ticker.last_price))[1])
-            return Verdict(Finding.IMPOSSIBLE, rule, halted=True)
-        if ticker.last_close is not None and bar.close_utc < ticker.last_close:
-            ticker.known[at] = values
+        late = ticker.last_close is not None and bar.close_utc < ticker.last_close
+        finding, rule = self._measured(ticker, bar, self._marks(ticker, bar, late))
+        if finding is not Finding.GOOD:
+            return self._refused(ticker, bar, values, late, Verdict(finding, rule))
+        ticker.known[at] = (values, _known(bar.adj_close))
+        if late:
+            ticker.refused.pop(at, None)
             return Verdict(Finding.LATE, halted=self.halted(bar.ticker), backfill=True)
-        return self._in_turn(ticker, bar, values, now)
+        return self._in_turn(ticker, bar, now)
 
     def halted(self, ticker: str) -> bool:
         """Is the ticker waiting for good bars?"""
@@ -148,7 +165,7 @@ class BarGuard:
         found = {}
         for name, close in latest.items():
             ticker = self._ticker(name)
-            came = [at in ticker.known or at in ticker.refused for at in moments[close]]  # a refused bar has come
+            came = [ticker.has(at) for at in moments[close]]
             hole = came.index(False, 1) if False in came[1:] else None
             found[name] = max(close if hole is None else before[close][hole - 1], oldest)
         return found
@@ -159,19 +176,54 @@ class BarGuard:
             kept = sorted(ticker.known)[-self._kept :]
             ticker.known, ticker.oldest = {close: ticker.known[close] for close in kept}, kept[0]
             ticker.refused = {close: what for close, what in ticker.refused.items() if close >= kept[0]}
+        if len(ticker.refused) > limit:
+            ticker.refused = {close: ticker.refused[close] for close in sorted(ticker.refused)[-self._kept :]}
 
-    def _in_turn(self, ticker: _Ticker, bar: Bar, values: int, now: pd.Timestamp) -> Verdict:
+    def _marks(self, ticker: _Ticker, bar: Bar, late: bool) -> list[_Mark]:
+        """What the bar may be measured from: the price before it, or where it is late the known bars beside it."""
+        at = bar.close_utc.value
+        if late:
+            before, after = [one for one in ticker.known if one < at], [one for one in ticker.known if one > at]
+            beside = [*([max(before)] if before else []), min(after)]
+            marks = [_Mark(ticker.known[one][1], pd.Timestamp(one, tz="UTC")) for one in beside]
+        else:
+            marks = [] if ticker.last_price is None else [_Mark(ticker.last_price, ticker.last_close)]
+        first = ticker.refused[at][1] if at in ticker.refused else None
+        return marks if first is None else [_Mark(first, marks[0].close)]
+
+    def _measured(self, ticker: _Ticker, bar: Bar, marks: list[_Mark]) -> tuple[Finding, str]:
+        """GOOD, or what the numbers make of the bar with the rule that they break."""
+        rule, said = impossible(bar), ""
+        if rule:
+            return Finding.IMPOSSIBLE, rule
+        for mark in marks:
+            name, move = max(_moves(bar, mark.price).items(), key=lambda item: abs(item[1]))
+            limit = self._limit(ticker, mark.close, bar.close_utc)
+            if abs(move) <= limit:
+                return Finding.GOOD, ""
+            allowed = f"moves by less than {self._settings.jump_sd:g} standard deviations ({limit:.4f})"
+            said = said or f"{name} {allowed}, not {move:+.4f}"
+        return (Finding.JUMP, said) if said else (Finding.GOOD, "")
+
+    def _refused(self, ticker: _Ticker, bar: Bar, values: int, late: bool, verdict: Verdict) -> Verdict:
+        """Remember the refused bar, and halt its ticker, though not once more for a bar of the past."""
+        at = bar.close_utc.value
+        again = at in ticker.refused
+        before = ticker.refused[at][1] if again else None if late else ticker.last_price
+        ticker.refused[at] = (values, before)
+        self._forget(ticker, 2 * self._kept)
+        if not (late and again):
+            ticker.clean = 0
+        if verdict.finding is Finding.JUMP and not late:
+            ticker.last_price = _known(bar.adj_close)
+        return replace(verdict, halted=self.halted(bar.ticker))
+
+    def _in_turn(self, ticker: _Ticker, bar: Bar, now: pd.Timestamp) -> Verdict:
+        """Take a good bar as the latest."""
         adjusted, at = _known(bar.adj_close), bar.close_utc.value
         before = ticker.refused.pop(at, (0, ticker.last_price))[1]
-        move = 0.0 if before is None else math.log(adjusted / before)
-        ticker.last_price = adjusted
-        limit = self._limit(ticker, bar)
-        if abs(move) > limit:
-            ticker.clean, ticker.refused[at] = 0, (values, before)
-            rule = f"moves by less than {self._settings.jump_sd:g} standard deviations ({limit:.4f}), not {move:+.4f}"
-            return Verdict(Finding.JUMP, rule, halted=True)
-        ticker.returns.append(move)
-        ticker.known[at], ticker.last_close = values, bar.close_utc
+        ticker.returns.append(0.0 if before is None else _moves(bar, before)["close"])
+        ticker.last_price, ticker.last_close = adjusted, bar.close_utc
         self._forget(ticker, 2 * self._kept)
         ticker.factor = adjusted / bar.close
         if ticker.clean is not None:
@@ -192,18 +244,19 @@ class BarGuard:
             return self._hours.next_open(close)
         return close + pd.Timedelta(seconds=self._settings.stale_s)
 
-    def _limit(self, ticker: _Ticker, bar: Bar) -> float:
-        """Largest move in log return that counts as possible; a bar after missing ones may move further.
+    def _limit(self, ticker: _Ticker, one: pd.Timestamp | None, other: pd.Timestamp) -> float:
+        """Largest move in log return between two closes that counts as possible; over missing bars it may be larger.
 
         So may a session's first one: a night counts as many bars as a session has, and a day's move is no surprise.
         """
         if len(ticker.returns) < _LEAST:
             return math.inf
-        bars, before = 1, ticker.last_close
-        if before is not None:
-            bars = max(1, self._hours.bars_between(before, bar.close_utc))
-            if not self._hours.daily and self._hours.session(before) != self._hours.session(bar.close_utc):
-                bars += self._hours.session_bars(bar.close_utc)
+        bars = 1
+        if one is not None:
+            first, last = min(one, other), max(one, other)
+            bars = max(1, self._hours.bars_between(first, last))
+            if not self._hours.daily and self._hours.session(first) != self._hours.session(last):
+                bars += self._hours.session_bars(last)
         return self._settings.jump_sd * max(float(np.std(ticker.returns)), _FLOOR) * math.sqrt(bars)
 
     def _ticker(self, name: str) -> _Ticker:
@@ -217,11 +270,20 @@ def impossible(bar: Bar) -> str:
         return "numbers are finite"
     if min(prices) <= 0 or bar.volume < 0:
         return "prices are positive, volume is not negative"
+    if min(prices) < _PRICES[0] or max(prices) > _PRICES[1]:
+        return f"prices lie between {_PRICES[0]:g} and {_PRICES[1]:g}"
     if bar.high * (1 + TOLERANCE) < max(bar.open, bar.close, bar.low):
         return "high is at least open, close and low"
     if bar.low * (1 - TOLERANCE) > min(bar.open, bar.close, bar.high):
         return "low is at most open, close and high"
     return ""
+
+
+def _moves(bar: Bar, price: float) -> dict[str, float]:
+    """Log returns from an adjusted price to each of the bar's, adjusted as its close is; of a possible bar."""
+    close = math.log(_known(bar.adj_close)) - math.log(price)
+    quoted = {name: close + math.log(getattr(bar, name) / bar.close) for name in ("open", "high", "low")}
+    return {"close": close} | quoted
 
 
 def _hash(quotes: list[float]) -> int:

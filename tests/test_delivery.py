@@ -142,6 +142,8 @@ def test_the_image_holds_what_git_holds_and_nothing_that_git_ignores(tmp_path):
         for stage in yaml.safe_load((ROOT / pipeline).read_text())["stages"].values():
             outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
             left |= {out if Path(out).suffix else f"{out}/x" for out in outs}
+    left |= {".git/config", ".git/config.worktree", ".git/credentials"}  # tokens in URLs of remotes
+    held |= {".git/HEAD", ".git/index", ".git/objects/ab/x", ".git/refs/heads/main", ".git/packed-refs"}  # DVC's need
     for name in held | left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -149,6 +151,36 @@ def test_the_image_holds_what_git_holds_and_nothing_that_git_ignores(tmp_path):
     context = {name for name in exclude_paths(str(tmp_path), patterns) if (tmp_path / name).is_file()}
     assert context - held <= {"Dockerfile", ".dockerignore"}
     assert held <= context
+
+
+@pytest.mark.slow
+def test_git_and_dvc_work_without_the_configuration_that_the_image_does_not_take(tmp_path):
+    folder = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    (folder / ".git/config").unlink()
+    (tmp_path / ".gitconfig").write_text("[user]\nname = quant\nemail = quant@localhost\n")  # as in the Dockerfile
+    environment = os.environ | {"HOME": str(tmp_path)}
+    for words in (
+        ["git", "status", "--porcelain"],
+        [BIN / "dvc", "status"],
+        [BIN / "dvc", "repro", "ingest"],
+        [BIN / "dvc", "exp", "run", "--name", "one", "-S", "data.lab.seed=8", "ingest"],
+        [BIN / "dvc", "exp", "show", "--csv"],
+    ):
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert ",one," in done.stdout or "\none," in done.stdout
+    assert not (folder / ".git/config").exists()
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "README.md"])
+def test_the_services_run_as_the_user_whom_bash_names_in_the_way_that_is_written(file):
+    users = re.findall(r"\$\{(\w+):-10001\}", (ROOT / "compose.yaml").read_text())
+    assert len(users) == 2
+    settings = re.findall(r"\w+=\$\(id -[ug]\)", (ROOT / file).read_text())
+    done = subprocess.run(["bash", "-c", f"{' '.join(settings)} env"], capture_output=True, text=True, check=True)
+    said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert [said.get(name) for name in users] == [str(os.getuid()), str(os.getgid())]
 
 
 def test_the_linters_of_container_and_workflows_agree_and_see_mistakes(tmp_path):

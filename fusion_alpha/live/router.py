@@ -521,7 +521,7 @@ class Router:
                 data = decision.said[name] | ({} if order else {"order": "too late for its open"})
             if reasons[name] != "no bar":
                 data = data | self._state.row(name, close)
-            key = (kind, name, ended, *self._key)  # a bar may be decided again, and differently, after a power cut
+            key = (name, ended, *self._key, kind)  # a bar may be decided again, and differently, after a power cut
             entries.append(Entry(kind, {"ticker": name, "close_utc": ended} | data, key, timing))
             self.rows[name] = Row(close, data, latency)
         book = self.parts.broker.after(order)

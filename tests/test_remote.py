@@ -6,7 +6,18 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, ProfileNotFound, ReadTimeoutError, SSLError
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    LoginRefreshRequired,
+    ProfileNotFound,
+    ReadTimeoutError,
+    SSLError,
+    SSOTokenLoadError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
 from conftest import ROOT
 
 from fusion_alpha import remote
@@ -44,6 +55,13 @@ def wrapped(code: str) -> OSError:
         (wrapped("AccessDenied"), "not allowed", "s3:PutObject"),
         (wrapped("NoSuchBucket"), "the bucket does not exist", "--local mine url"),
         (ProfileNotFound(profile="me"), "no credentials", "--local mine profile"),
+        (UnauthorizedSSOTokenError(), "a login that is over", "aws sso login"),
+        (SSOTokenLoadError(error_msg="no token"), "a login that is over", "aws sso login"),
+        (TokenRetrievalError(provider="sso", error_msg="over"), "a login that is over", "aws sso login"),
+        (LoginRefreshRequired(), "a login that is over", "aws login"),
+        (CredentialRetrievalError(provider="custom-process", error_msg="1"), "hands out", "credential_process"),
+        (answer("AuthorizationHeaderMalformed"), "another region", "--local mine region REGION"),
+        (wrapped("PermanentRedirect"), "another region", "--local mine region REGION"),
         (EndpointConnectionError(endpoint_url="http://x"), "no answer", "make s3"),
         (ReadTimeoutError(endpoint_url="http://x"), "no answer", "--local mine endpointurl"),
         (SSLError(endpoint_url="http://x", error="certificate"), "no answer", "proxy"),
@@ -84,9 +102,18 @@ def test_unfinished_uploads_are_given_up_page_by_page_and_the_young_stay():
             return {}
         return pages[1 if arguments.get("KeyMarker") == "a" else 0]
 
-    store = SimpleNamespace(path="bucket/folder", fs=SimpleNamespace(fs=SimpleNamespace(call_s3=call_s3)))
+    store = SimpleNamespace(path="bucket/folder", name="a", fs=SimpleNamespace(fs_args={}, fs=None))
+    store.fs.fs = SimpleNamespace(call_s3=call_s3)
     assert remote.abort_uploads(store, datetime(2024, 1, 5, tzinfo=UTC)) == 2
     assert given_up == [("a", "1"), ("c", "3")]
+
+
+def test_days_that_are_no_number_of_days_are_refused(capsys):
+    for days in ("-1", "nan", "inf", "1e300", "soon"):
+        with pytest.raises(SystemExit) as error:
+            remote.main([f"--abort-uploads={days}"])
+        assert error.value.code == 2
+        assert "--abort-uploads" in capsys.readouterr().err
 
 
 def test_a_remote_that_is_a_folder_needs_no_asking(tmp_path, monkeypatch, caplog):

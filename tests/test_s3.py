@@ -302,6 +302,46 @@ def test_somebody_who_may_only_read_is_told_that_reading_works(server, type_in, 
     assert "answers" in said
 
 
+def test_somebody_who_may_give_up_no_uploads_is_told_whom_to_ask(server, type_in, project):
+    folder, client = project(), server.client()
+    upload = client.create_multipart_upload(Bucket=server.bucket, Key="files/md5/unfinished")
+    point(type_in, folder, server.url)
+    type_in(f"dvc remote modify --local {remote.NAME} access_key_id {s3_server.READER}", folder)
+    status, said = type_in("python -m fusion_alpha.remote --abort-uploads 0", folder)
+    assert status == 2, said
+    assert ": not allowed\n" in said
+    assert "s3:ListBucketMultipartUploads" in said.split("remedy:")[1]
+    assert "Traceback" not in said
+    client.abort_multipart_upload(Bucket=server.bucket, Key="files/md5/unfinished", UploadId=upload["UploadId"])
+
+
+# Profiles of ~/.aws/config whose credentials come from elsewhere, and what the check says when they do not come.
+PROFILES = {
+    "sso": (
+        "sso_session = ours\nsso_account_id = 111122223333\nsso_role_name = quant\n"
+        "[sso-session ours]\nsso_region = us-east-1\nsso_start_url = https://nowhere.invalid/start\n",
+        "a login that is over, or was never made",
+        "aws sso login",
+    ),
+    "process": ("credential_process = false\n", "hands out the credentials failed", "credential_process"),
+}
+
+
+@pytest.mark.parametrize("kind", PROFILES)
+def test_credentials_that_do_not_come_are_explained(server, type_in, project, kind):
+    lines, problem, remedy = PROFILES[kind]
+    folder, home = project(), Path(type_in.environment["HOME"])
+    (home / ".aws").mkdir()
+    (home / ".aws/config").write_text(f"[profile me]\nregion = us-east-1\n{lines}")
+    for setting in (f"endpointurl {server.url}", "profile me"):
+        assert type_in(f"dvc remote modify --local {remote.NAME} {setting}", folder)[0] == 0
+    status, said = type_in("python -m fusion_alpha.remote", folder)
+    assert status == 2
+    assert "Traceback" not in said
+    assert problem in said
+    assert remedy in said.split("remedy:")[1]
+
+
 def test_the_rule_of_the_readme_that_clears_pieces_is_one_that_a_store_takes(server, type_in):
     rule = re.search(r"```json\n(.*?AbortIncompleteMultipartUpload.*?)```", README, re.DOTALL)
     assert rule is not None

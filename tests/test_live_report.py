@@ -91,8 +91,8 @@ def test_a_bar_that_was_decided_again_counts_once_as_it_was_decided_last(log):
     about = {"ticker": "TSLA", "close_utc": close, "price": 100.0}
     with Journal(log) as journal:
         journal.append(
-            Entry("signal", about | {"action": "buy", "weight": 0.1}, ("signal", "TSLA", close, *MODEL)),
-            Entry("stale", about | {"reason": "LATE"}, ("stale", "TSLA", close, *MODEL)),
+            Entry("signal", about | {"action": "buy", "weight": 0.1}, ("TSLA", close, *MODEL, "signal")),
+            Entry("stale", about | {"reason": "LATE"}, ("TSLA", close, *MODEL, "stale")),
             Entry("stale", about | {"reason": "HALTED?"}, ("stale", "TSLA", close, "HALTED?")),
             Entry("bar", {"close_utc": close, "equity": 1.0, "book": {}}, ("bar", close, *MODEL)),
         )

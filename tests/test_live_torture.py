@@ -15,7 +15,7 @@ import requests
 
 from fusion_alpha import checkpoint
 from fusion_alpha.live import router, torture
-from fusion_alpha.live.journal import latched, read
+from fusion_alpha.live.journal import Entry, Journal, Record, latched, read
 
 REPLAY = ("--feed", "replay", "--from", torture.REPLAYED, "--speed", "max")
 LIVE = ("--feed", "lab", "--speed", "60")
@@ -81,9 +81,25 @@ def test_killed_routers_leave_the_journal_of_one_that_nobody_killed(world):
     found = torture.kills(world, n)
     assert found["equal"]
     assert found["book_equal"]
-    assert (found["orders_twice"], found["keys_twice"]) == (0, 0)
+    assert (found["orders_twice"], found["signals_twice"]) == (0, 0)
     assert found["before_its_first_record"] + found["while_it_routed"] == n
     assert found["orders"] == found["bars"] == torture.LANES * torture.REPLAYED_BARS
+
+
+def test_what_is_sent_twice_is_counted():
+    """Under other keys too, and an order that comes back when it was filled, or twice in one book."""
+
+    def bar(*decided: str) -> Record:
+        return Record(0, "", "bar", None, {"book": {"orders": [{"decided_utc": one} for one in decided]}}, {})
+
+    def signal_of(ticker: str, close: str, key: str) -> Record:
+        return Record(0, "", "signal", (key,), {"ticker": ticker, "close_utc": close}, {})
+
+    assert torture._orders([bar("1"), bar("1"), bar("1", "2"), bar()]) == ["1", "2"]
+    assert torture._orders([bar("1"), bar("2"), bar("1"), bar("3", "3")]) == ["1", "2", "1", "3", "3"]
+    signals = [signal_of("A", "1", "a"), signal_of("A", "2", "b"), signal_of("B", "1", "c")]
+    assert torture._signals_twice(signals) == 0
+    assert torture._signals_twice([*signals, signal_of("B", "1", "d"), signal_of("A", "1", "e")]) == 2
 
 
 @pytest.mark.soak
@@ -182,6 +198,26 @@ def test_a_disk_that_fills_ends_signals_shows_in_health_and_in_the_status(world,
 
 
 @pytest.mark.slow
+def test_a_release_that_the_disk_does_not_take_ends_with_status_74(world, tmp_path):
+    """The kernel refuses bytes beyond the journal's own; the switch stays latched."""
+    log = tmp_path / "live.log"
+    with Journal(log) as journal:
+        journal.append(Entry("latch", {"reason": "signal"}))
+    size = log.stat().st_size
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, size + 10))
+
+    process = world.start(log, *REPLAY, "--release", "looked", stderr=subprocess.PIPE, preexec_fn=fill)
+    said = process.stderr.read().decode()
+    assert (process.wait(), "Traceback" in said) == (74, False)
+    assert "the journal cannot be written" in said
+    assert "File too large" in said
+    assert log.stat().st_size == size
+    assert latched(read(log)) == "signal"
+
+
+@pytest.mark.slow
 def test_a_dry_run_orders_nothing_and_its_journal_is_no_book(world, tmp_path):
     log = tmp_path / "live.log"
     assert world.start(log, *REPLAY, "--once", "--dry-run").wait() == 0
@@ -190,7 +226,7 @@ def test_a_dry_run_orders_nothing_and_its_journal_is_no_book(world, tmp_path):
     assert [one.data["book"]["orders"] for one in records if one.kind == "bar"] == [[]]
     assert sum(one.kind == "signal" for one in records) == 3
     process = world.start(log, *REPLAY, "--once", stderr=subprocess.PIPE)
-    assert (process.wait(), "orders on 'dry run'" in process.stderr.read().decode()) == (2, True)
+    assert (process.wait(), "orders 'dry run'" in process.stderr.read().decode()) == (2, True)
 
 
 @pytest.mark.slow

@@ -100,6 +100,81 @@ def test_the_command_shows_titles_and_answers_and_says_what_is_wrong(lake, monke
     assert "42" in capsys.readouterr().out
 
 
+TABLE = "data/features/contradiction.parquet"
+WRITES = {
+    "copy": f"copy (select 1) to '{TABLE}'",
+    "copy after a comment": f"/* a */ copy (select 1) to '{TABLE}' -- select",
+    "copy behind letters of two bytes": f"with a as (copy (select 'üü') to '{TABLE}') from a",
+    "copy in a with": f"with a as (copy (select 1) to '{TABLE}') from a",
+    "copy of a pivot": f"copy (pivot sectors on sector) to '{TABLE}'",
+    "copy that is explained": f"explain analyze copy (select 1) to '{TABLE}'",
+    "copy in a with that is explained": f"explain (analyze) with a as (copy (select 1) to '{TABLE}') from a",
+    "a query before it": f"select 1; copy (select 1) to '{TABLE}'",
+    "export": "export database 'data/features'",
+    "attach": "attach 'new.db'",
+    "set": "set threads = 1",
+    "log": "call enable_logging('QueryLog', storage = 'file', storage_path = 'logs')",
+    "log by a query": "from enable_logging('QueryLog', storage = 'file', storage_path = 'logs')",
+    "profile": "pragma enable_profiling = 'json'",
+    "profile to a file": "pragma profiling_output = 'new.json'",
+    "install": "install httpfs",
+    "create": "create table a as select 1",
+    "persistent secret": "explain analyze create persistent secret a (type http)",
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_could_write_is_refused_and_changes_nothing(lake, monkeypatch, capsys, write):
+    monkeypatch.chdir(lake)
+    monkeypatch.setenv("HOME", str(lake))
+    before = {path: path.read_bytes() for path in lake.rglob("*") if path.is_file()}
+    assert sql.main([WRITES[write]]) == 2
+    assert "remedy" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in lake.rglob("*") if path.is_file()} == before
+
+
+def test_a_serialized_query_that_writes_is_refused(lake, monkeypatch, capsys):
+    monkeypatch.chdir(lake)
+    held = (lake / TABLE).read_bytes()
+    connection = sql.connect()
+    (packed,) = connection.execute("select json_serialize_sql(?)", [WRITES["copy in a with"]]).fetchone()
+    for name in ("json_execute_serialized_sql", '"JSON_execute_serialized_sql"'):
+        assert sql.main([f"from {name}('{packed}')"]) == 2
+        assert "not a query" in capsys.readouterr().err
+    assert (lake / TABLE).read_bytes() == held
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("select 'copy' as said -- copy", "copy"),
+        ("describe contradictions", "severity"),
+        ("show all tables", "contradiction"),
+        ("summarize sectors", "technology"),
+        ("pivot sectors on sector", "technology"),
+        ("explain from sectors", "CSV"),
+        ("with a as (from sectors) select count(*) as number from a;", "number"),
+    ],
+)
+def test_queries_of_every_kind_are_answered(lake, query, shown):
+    assert shown in sql.answer(sql.connect(lake), query)
+
+
+def test_an_answer_has_all_columns_and_says_how_many_rows_there_are(lake):
+    connection = sql.connect(lake)
+    wide = sql.answer(connection, "select " + ", ".join(f"{n} as column_{n}" for n in range(100)))
+    assert [f"column_{n} " in wide for n in range(100)] == [True] * 100
+    assert wide.endswith("1 row\n")
+    long = sql.answer(connection, "select range + 100000 as number from range(999) order by number desc")
+    assert [str(100_000 + n) in long for n in range(999)] == [True] * 999
+    assert long.endswith("999 rows\n")
+    longer = sql.answer(connection, "select range + 100000 as number from range(20_500)")
+    assert "100999" in longer
+    assert "101000" not in longer
+    assert longer.endswith("20500 rows, the first 1000 shown; `limit 1000 offset 1000` shows the next\n")
+    assert "x" * 200 in sql.answer(connection, "select repeat('x', 200) as said")
+
+
 def test_where_there_are_no_tables_it_says_how_to_get_them(tmp_path):
     with pytest.raises(InputError, match="dvc repro"):
         sql.connect(tmp_path)

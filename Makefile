@@ -20,7 +20,7 @@ export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env extra runtime hooks repro test test-all coverage fuzz kills params lint format secrets audit bench parity stocknet recovery canaries sql book ui remote pull push s3 lock image clean
+.PHONY: help env extra runtime hooks repro test test-all namespaces coverage fuzz kills params lint format secrets audit bench parity stocknet recovery canaries sql book ui remote pull push s3 lock image clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,12 @@ test: $(READY) ## the tests that every change must pass (minutes, no GPU, no net
 
 test-all: $(READY) ## every test, also the slow ones and those that need a GPU or start servers
 	python -m pytest -n 2
+
+# Ubuntu from 23.10 on lets nobody but root have them; the setting lasts until the machine restarts.
+namespaces: ## allow user namespaces, which the tests of full disks need (changes this machine with sudo; for runners)
+	test ! -e /proc/sys/kernel/apparmor_restrict_unprivileged_userns || \
+	  sudo sysctl --write kernel.apparmor_restrict_unprivileged_userns=0
+	unshare -rm true
 
 coverage: $(READY) ## the tests of `make test`, with the lines and branches that they reach
 	python -m pytest -n 2 -m "not slow and not gpu and not s3 and not soak" --cov --cov-report=term --cov-report=html

@@ -85,8 +85,15 @@ def test_a_writer_that_runs_out_of_room_names_the_file_and_leaves_the_old_one(na
 
 def on_small_disk(script: str, folder: Path, kilobytes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `script` with `folder` on a file system of that size; skips where this user may not make one."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("unshare -rm is not allowed here")
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare (util-linux) is not installed: nothing was tried on a full or read-only disk")
+    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(folder)]
+    refused = subprocess.run(probe, capture_output=True, text=True)
+    if refused.returncode:
+        pytest.skip(
+            f"user namespaces are forbidden here ({refused.stderr.strip()}): nothing was tried on a full or read-only "
+            "disk; `make namespaces` allows them where AppArmor forbids them"
+        )
     command = f'mount -t tmpfs -o size={kilobytes}k tmpfs "$1" && shift && exec "$@"'
     words = ["unshare", "-rm", "sh", "-c", command, "-", str(folder), sys.executable, "-c", script, *arguments]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "DISK": str(folder)}

@@ -62,6 +62,12 @@ def live_yahoo(part: bytes, other: bytes) -> bytes:
     return seed.replace(part, other)
 
 
+def answer_of_a_feed(part: bytes, other: bytes) -> bytes:
+    seed = TARGETS["feed"].seeds()[0]
+    assert part in seed
+    return seed.replace(part, other)
+
+
 def json_of(name: str, **changes: object) -> bytes:
     """A seed that is a JSON object, changed."""
     return json.dumps(json.loads(TARGETS[name].seeds()[0]) | changes).encode()
@@ -244,11 +250,15 @@ FOUND = {
         "NotImplementedError, a time in milliseconds": lambda: live_yahoo(b"1709650880", b"1709650880000"),
         "TypeError, no time of the market": lambda: live_yahoo(b"1709650880", b"null"),
         "ValueError, a bar without a time": lambda: live_yahoo(b"[1709650320", b"[null"),
+        "ValueError, a stored headline with NaN": lambda: TARGETS["feed_yahoo_minutes"].seeds()[0],
         "TypeError, a headline at true": lambda: live_yahoo(b'"2024-03-05T15:00:00Z"', b"true"),
     },
     "feed": {
         "OutOfBoundsDatetime, a clock in the year 204": lambda: b"Mon, 01 Jul 204 13:31:02 GMT\n{}",
         "ValueError, a rest of \N{SUPERSCRIPT TWO} seconds": lambda: b"|\xb2\n{}",
+        "OverflowError, an integer of 400 digits": lambda: answer_of_a_feed(b'"open": 1.0', b'"open": ' + b"1" * 400),
+        "OverflowError, a bar of the year 202": lambda: answer_of_a_feed(b"2024-07-01T13:31", b"0202-07-01T13:31"),
+        "ValueError, the logarithm of 0": lambda: answer_of_a_feed(b'"adj_close": 1.0', b'"adj_close": 5e-324'),
     },
 }
 

@@ -1,6 +1,7 @@
 """Feeds: what an HTTP server does to the router, on real sockets; tables; buckets, breakers and strict JSON."""
 
 import gzip
+import hashlib
 import time
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from yahoo_server import YahooServer
 
 from fusion_alpha import config
 from fusion_alpha.errors import InputError
-from fusion_alpha.live import feed
+from fusion_alpha.live import feed, guards
 from fusion_alpha.live.guards import Quarantine, SkewGuard, strict_json
 from fusion_alpha.live.http_feed import MAX_BYTES, HttpFeed
 from fusion_alpha.live.limits import Breaker, TokenBucket
@@ -266,6 +267,28 @@ def test_quarantine_keeps_equal_bytes_once(tmp_path):
     assert quarantine.keep(b"a") == quarantine.keep(b"a")
     assert Quarantine(tmp_path / "q").keep(b"b")
     assert len(list((tmp_path / "q").iterdir())) == 2
+
+
+def test_a_quarantine_keeps_no_more_than_its_limits_over_restarts_and_in_either_form(tmp_path, monkeypatch):
+    monkeypatch.setattr(guards, "_KEPT_FILES", 3)
+    monkeypatch.setattr(guards, "_KEPT_BYTES", 1000)
+    folder = tmp_path / "q"
+    Quarantine(folder).keep(b"a")
+    (folder / f"{hashlib.sha256(b'b').hexdigest()}.bin.age").write_bytes(b"sealed")
+    assert Quarantine(folder).keep(b"b") == hashlib.sha256(b"b").hexdigest()  # it is there, sealed
+    assert len(list(folder.iterdir())) == 2
+    tested = Quarantine(folder)
+    tested.keep(b"x" * 994)  # seven bytes are taken
+    assert len(list(folder.iterdir())) == 2
+    tested.keep(b"x" * 993)
+    for number in range(5):
+        assert tested.keep(b"%d" % number) == hashlib.sha256(b"%d" % number).hexdigest()
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_quarantine_that_cannot_be_written_is_no_exception(tmp_path):
+    (tmp_path / "q").write_bytes(b"a file where a folder should be")
+    assert Quarantine(tmp_path / "q").keep(b"a") == hashlib.sha256(b"a").hexdigest()
 
 
 def test_strict_json_takes_what_json_is():

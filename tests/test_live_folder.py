@@ -270,6 +270,18 @@ def test_headlines_come_once_and_an_edit_is_another_one(folder):
     assert (edited.item_id, edited.text) == ("1000\n2015-01-05T16:00:00.000000Z", "corrected")
 
 
+@pytest.mark.parametrize(
+    "published", ["9999-12-31T00:00:00Z", "0202-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "\ud800"]
+)
+def test_an_item_of_no_such_time_is_refused_by_its_line_alone(published, folder):
+    tested = feed(folder)
+    tested.poll(NOW)
+    append(folder / "news/2015.jsonl", item(1000, published), item(1001, text="half \ud800"))
+    polled = tested.poll(NOW)
+    assert [(one.item_id, one.text) for one in polled.headlines] == [("1001", "half \ufffd")]
+    assert [detail.split(":")[:2] for _, detail in said(polled)] == [["news/2015.jsonl", "61, published_utc"]]
+
+
 def test_an_edit_has_the_identifier_that_the_pipeline_gives_it(folder):
     tested = feed(folder)
     tested.poll(NOW)

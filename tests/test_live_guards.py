@@ -8,8 +8,9 @@ import live_market
 import numpy as np
 import pandas as pd
 import pytest
+from source_inputs import configuration, csv_folder
 
-from fusion_alpha import config
+from fusion_alpha import cleaning, config, sources
 from fusion_alpha.live import feed
 from fusion_alpha.live.clock import Hours
 from fusion_alpha.live.feed import QUOTES, Bar
@@ -111,6 +112,20 @@ def test_a_price_that_is_barely_possible_is_a_jump_and_forgotten_like_another(pr
         assert judge(guard, bar(minute, price, adj_close=adj_close)).finding == Finding.JUMP
     found = [judge(guard, bar(minute)) for minute in (43, 44, 45, 46)]
     assert [verdict.halted for verdict in found] == [True, True, True, False]
+
+
+def test_a_ticker_whose_closes_stand_still_may_move_as_far_as_its_bars_are_wide(tmp_path):
+    """The folder's files: every close is the same, every bar ranges over four percent."""
+    source = csv_folder(tmp_path / "mine", 60)
+    cfg = configuration("csv", {"folder": str(source)})
+    known = cleaning.clean(sources.get("csv").read(cfg, source), cfg)
+    tested, day = BarGuard(cfg.live, Hours(cfg)), pd.Timestamp("2015-03-31T20:00Z").as_unit("us")
+    tested.learn(known.prices)
+    usual = Bar("TSLA", day, 100.0, 102.0, 98.0, 101.0, 100.5, 1000.0)
+    assert judge(copy.deepcopy(tested), usual).finding == Finding.GOOD
+    assert judge(copy.deepcopy(tested), replace(usual, low=92.0)).finding == Finding.GOOD
+    for wide in ({"open": 1e6, "high": 1e6}, {"high": 140.0}, {"low": 70.0}):
+        assert judge(copy.deepcopy(tested), replace(usual, **wide)).finding == Finding.JUMP
 
 
 def test_good_bars_of_the_laboratory_are_none_of_them_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The Yahoo feed against a server on loopback that speaks what Yahoo answers: real TLS connections, nothing patched."""
 
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -8,9 +9,11 @@ import live_market
 import pandas as pd
 import pytest
 from feed_server import Answer
+from pyrage import x25519
 from yahoo_server import YahooServer, chart, stories, story
 
-from fusion_alpha import config
+from fusion_alpha import config, sealed
+from fusion_alpha.config import PrivacyConfig
 from fusion_alpha.errors import InputError
 from fusion_alpha.live import router
 from fusion_alpha.live.clock import Hours
@@ -356,6 +359,59 @@ def test_headlines_come_once_and_those_without_time_or_title_are_refused_by_name
     assert [item.text for item in again.headlines] == ["first", "second"]
 
 
+def store(tmp_path, *items: dict[str, object]) -> None:
+    """Headlines of TSLA as ingest stores them."""
+    path = tmp_path / "root" / ".cache/yahoo/news/TSLA.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+@pytest.mark.parametrize(
+    "published", ["9999-12-31T00:00:00Z", "0202-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "\ud800", 253402300000, 0]
+)
+def test_a_headline_of_no_such_time_is_refused_alone(published, serving, tmp_path):
+    both(serving, minute("15:00:00"), until="15:01:01")
+    wrong = story(2, published) if isinstance(published, str) else {"uuid": "id-2", "title": "x"}
+    wrong |= {} if isinstance(published, str) else {"providerPublishTime": published}
+    store(tmp_path, wrong)
+    serving.news["TSLA"] = [stories(story(1, f"{DAY}T14:00:00Z"))]
+    polled = feed(tmp_path).poll(at("15:01:03"))
+    assert [item.item_id for item in polled.headlines] == ["id-1"]
+    assert [problem.detail.split(":")[0] for problem in polled.problems] == ["headline id-2 of TSLA"]
+
+
+@pytest.mark.parametrize("seconds", [0, 253402300000, -62135596800, 10**400])
+def test_a_bar_of_no_such_time_ends_nothing(seconds, serving, tmp_path):
+    both(serving, minute("15:00:00"), until="15:01:01")
+    answer = json.loads(chart("TSLA", known(minute("15:00:00")), until=f"{DAY}T15:01:01Z").body)
+    answer["chart"]["result"][0]["timestamp"][-1] = seconds
+    serving.charts["TSLA"] = [Answer(json.dumps(answer).encode())]
+    polled = feed(tmp_path).poll(at("15:01:03"))
+    assert set(kinds(polled)) <= {"malformed", "rejected"}
+    assert [bar for bar in polled.bars if bar.ticker == "TSLA"] == []
+
+
+def test_a_stored_headline_with_nan_is_taken_as_ingest_takes_it(serving, tmp_path):
+    """Ingest stores what Python's JSON has, in fields that nobody reads."""
+    both(serving, minute("15:00:00"), until="15:01:01")
+    first = story(1, f"{DAY}T14:00:00Z", "half \ud800")
+    store(tmp_path, first | {"score": float("nan")}, story(2, None) | {"score": float("inf")})
+    serving.news["TSLA"] = [stories(story(3, f"{DAY}T14:30:00Z", "second"))]
+    polled = feed(tmp_path).poll(at("15:01:03"))
+    assert [item.text for item in polled.headlines] == ["half \ufffd", "second"]
+    assert [problem.detail.split(":")[0] for problem in polled.problems] == ["headline id-2 of TSLA"]
+    assert len(polled.bars) == 2
+
+
+def test_an_item_without_an_id_is_named_by_its_file_and_not_by_its_text(serving, tmp_path):
+    both(serving, minute("15:00:00"), until="15:01:01")
+    serving.news["TSLA"] = [stories({"title": "no time"}, {"title": "an id that is a text", "id": "x" * 61})]
+    problems = feed(tmp_path).poll(at("15:01:03")).problems
+    assert len(problems) == 2
+    for problem in problems:
+        assert problem.detail.startswith(f"headline {problem.quarantined[:12]} of TSLA: ")
+
+
 def test_no_bar_overtakes_headlines_that_cannot_be_read(serving, tmp_path):
     both(serving, minute("15:00:00"), until="15:01:01")
     serving.news["TSLA"] = [Answer(b"<html>"), stories(story(1, f"{DAY}T14:00:00Z"))]
@@ -401,8 +457,8 @@ def test_what_yahoo_cannot_serve_is_refused(tmp_path):
             feed(tmp_path, cfg)
 
 
-def test_yahoo_drives_the_router(serving, tmp_path):
-    """History of a run, then two bars from Yahoo: the first was missed and only extends it, the second is decided."""
+def routed(serving, tmp_path, *more: Answer, privacy: PrivacyConfig | None = None):
+    """The records of a router on the history of a run and two bars of Yahoo; more: answers with headlines, first."""
     small = live_market.daily()
     history, rest = live_market.tables("1d", tmp_path)
     history = live_market.recent(history, ("AAPL", "TSLA"))
@@ -410,6 +466,7 @@ def test_yahoo_drives_the_router(serving, tmp_path):
     cfg = replace(
         small,
         data=replace(small.data, source="yahoo", yahoo=configured().data.yahoo),
+        privacy=privacy or small.privacy,
         live=replace(small.live, **settings),
     )
     closes = sorted(rest.prices["bar_close_utc"].unique())[:2]
@@ -419,7 +476,7 @@ def test_yahoo_drives_the_router(serving, tmp_path):
         columns = [own[name] for name in ("open", "high", "low", "close", "volume", "adj_close")]
         opens = [f"{session:%Y-%m-%d}T14:30Z" for session in own["session"]]
         serving.charts[ticker] = [chart(ticker, list(zip(opens, *columns, strict=True)), interval="1d")]
-        serving.news[ticker] = [stories(story(1, f"{closes[0]:%Y-%m-%d}T15:00:00Z", f"{ticker} up"))]
+        serving.news[ticker] = [*more, stories(story(1, f"{closes[0]:%Y-%m-%d}T15:00:00Z", f"{ticker} up"))]
     path = tmp_path / "live.log"
     with Journal(path) as journal, Texts(cfg) as texts:
         source = YahooFeed(cfg, history, Quarantine(tmp_path / "quarantine"))
@@ -428,12 +485,40 @@ def test_yahoo_drives_the_router(serving, tmp_path):
         seen = []
         made.on_bar = lambda: (seen.append(1), len(seen) == 2 and made.stop.set())
         assert made.run() == router.OK
+    return read(path)
+
+
+def test_yahoo_drives_the_router(serving, tmp_path):
+    """The first bar was missed and only extends the history, the second is decided."""
+    records = routed(serving, tmp_path)
     said = [
         (record.kind, record.data.get("reason"))
-        for record in read(path)
+        for record in records
         if record.kind in ("signal", "no_signal", "stale")
     ]
     assert said[-1] == ("signal", None)
     assert said[0][0] in ("stale", "no_signal")
-    start = read(path)[0].data
-    assert (start["feed"], start["simulated"]) == ("yahoo", False)
+    assert (records[0].data["feed"], records[0].data["simulated"]) == ("yahoo", False)
+
+
+CANARY = "canary_4711"
+
+
+def test_nothing_that_a_sensitive_source_refuses_lies_in_the_clear(serving, tmp_path, monkeypatch):
+    """Items without a time, an answer that is none, and bars that are none; the journal names them by a hash."""
+    identity = x25519.Identity.generate()
+    monkeypatch.setenv(sealed.IDENTITY, str(identity))
+    items = [{"title": CANARY}, {"id": CANARY, "content": {"title": CANARY, "pubDate": CANARY}}, {"id": {"x": CANARY}}]
+    faults = (Answer(f'{{"data": "{CANARY}'.encode()), Answer(json.dumps({"data": CANARY}).encode()), stories(*items))
+    privacy = PrivacyConfig(["yahoo"], [str(identity.to_public())])
+    records = routed(serving, tmp_path, *faults, privacy=privacy)
+    rules = {record.data["rule"] for record in records if record.kind == "reject"}
+    assert len(rules) == 6
+    assert {record.data["state"] for record in records if record.kind == "feed"} >= {"degraded: malformed"}
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in written if CANARY.encode() in path.read_bytes() or CANARY in path.name] == []
+    kept = [path for path in written if path.parent.name == "quarantine"]
+    opened = [sealed.unseal(path.read_bytes(), str(path)) for path in kept]
+    assert {path.suffixes[0] + path.suffixes[1] for path in kept} == {".bin.age"}
+    assert sum(CANARY.encode() in content for content in opened) == len(kept) == 5
+    assert {hashlib.sha256(content).hexdigest() for content in opened} == {path.name.split(".")[0] for path in kept}

@@ -25,7 +25,7 @@ from fusion_alpha import cleaning, pii, sealed, stage
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.live.clock import Hours
-from fusion_alpha.live.feed import QUOTES, Bar, Headline, History, Polled, Problem
+from fusion_alpha.live.feed import QUOTES, YEARS, Bar, Headline, History, Polled, Problem
 from fusion_alpha.live.together import Together
 from fusion_alpha.sources import csv_folder, parsing
 
@@ -33,6 +33,13 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = pd.Timedelta(seconds=30)  # of bars of one close with each other
 _UNFINISHED = pd.Timedelta(seconds=60)  # after which a line without its break is named
+
+
+_IN_TIME: cleaning.Rule = (
+    "published_utc",
+    f"from {YEARS[0]} to {YEARS[-1]}",
+    lambda rows: rows["published_utc"].dt.year.isin(YEARS),
+)
 
 
 @dataclass
@@ -218,7 +225,7 @@ class FolderFeed:
         refused = parsing.Refusals()
         rows = list(csv_folder.items(content, file.name, refused))
         news = parsing.published(rows, refused, "published_utc", parsing.ZONED, parsing.instants)
-        for column, rule, keeps in cleaning.NEWS_RULES:
+        for column, rule, keeps in (*cleaning.NEWS_RULES, _IN_TIME):
             good = keeps(news).fillna(False).astype(bool)
             parsing.refuse(~good, news[column], news, "news", column, rule, refused)
             news = news[good]

@@ -14,7 +14,7 @@ import math
 import os
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from fusion_alpha import sealed
 from fusion_alpha.cleaning import TOLERANCE
 from fusion_alpha.config import LiveConfig
 from fusion_alpha.files import write_bytes
@@ -31,7 +32,7 @@ from fusion_alpha.live.feed import QUOTES, Bar
 
 log = logging.getLogger(__name__)
 
-_RETURNS = 60  # trailing log returns whose standard deviation a jump is measured in
+_RETURNS = 60  # trailing bars whose standard deviation a jump is measured in
 _LEAST = 20  # returns before that is known
 _FLOOR = 1e-4  # of that deviation: a quiet name may move by ten basis points
 _PRICES = 1e-50, 1e50  # so far apart that none is meant to be one; products and ratios within stay finite
@@ -73,7 +74,8 @@ class _Mark(NamedTuple):
 
 @dataclass
 class _Ticker:
-    returns: deque[float]
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=_RETURNS))  # log, from close to close
+    ranges: deque[float] = field(default_factory=lambda: deque(maxlen=_RETURNS))  # log of high over low
     # By nanosecond of the close: hash of the numbers, and adjusted close.
     known: dict[int, tuple[int, float]] = field(default_factory=dict)
     oldest: int | None = None  # of them: the history's first, or the first that was not forgotten
@@ -104,6 +106,7 @@ class BarGuard:
             adjusted = tail["adj_close"].to_numpy("float64")
             ticker = self._ticker(str(name))
             ticker.returns.extend(np.diff(np.log(adjusted)).tolist())
+            ticker.ranges.extend(np.log(tail["high"].to_numpy("float64") / tail["low"].to_numpy("float64")).tolist())
             ticker.last_close, ticker.last_price = tail["bar_close_utc"].iloc[-1], float(adjusted[-1])
             quotes = map(_hash, rows[list(QUOTES)].to_numpy("float64").tolist())
             closes = pd.DatetimeIndex(rows["bar_close_utc"]).as_unit("ns").asi8.tolist()
@@ -223,6 +226,7 @@ class BarGuard:
         adjusted, at = _known(bar.adj_close), bar.close_utc.value
         before = ticker.refused.pop(at, (0, ticker.last_price))[1]
         ticker.returns.append(0.0 if before is None else _moves(bar, before)["close"])
+        ticker.ranges.append(math.log(bar.high / bar.low))
         ticker.last_price, ticker.last_close = adjusted, bar.close_utc
         self._forget(ticker, 2 * self._kept)
         ticker.factor = adjusted / bar.close
@@ -257,10 +261,20 @@ class BarGuard:
             bars = max(1, self._hours.bars_between(first, last))
             if not self._hours.daily and self._hours.session(first) != self._hours.session(last):
                 bars += self._hours.session_bars(last)
-        return self._settings.jump_sd * max(float(np.std(ticker.returns)), _FLOOR) * math.sqrt(bars)
+        return self._settings.jump_sd * _deviation(ticker) * math.sqrt(bars)
 
     def _ticker(self, name: str) -> _Ticker:
-        return self._tickers.setdefault(name, _Ticker(deque(maxlen=_RETURNS)))
+        return self._tickers.setdefault(name, _Ticker())
+
+
+def _deviation(ticker: _Ticker) -> float:
+    """Standard deviation of a bar's log return: what the closes show, or what the ranges show where that is more.
+
+    Closes that stand still while prices range say nothing of how far a high or low may be. Of a random walk's ranges
+    the deviation is their root mean square over 2 sqrt(ln 2) [Parkinson, J. Business 53 (1980) 61].
+    """
+    ranged = math.sqrt(float(np.mean(np.square(ticker.ranges)))) / (2 * math.sqrt(math.log(2)))
+    return max(float(np.std(ticker.returns)), ranged, _FLOOR)
 
 
 def impossible(bar: Bar) -> str:
@@ -329,21 +343,26 @@ def _finite(text: str) -> float:
 
 
 class Quarantine:
-    """Keeps bytes that were no answer, named by their SHA-256, for people to look at."""
+    """Keeps bytes that were no answer, named by their SHA-256, for people to look at.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        kept = list(folder.glob("*.bin")) if folder.is_dir() else []
+    write: what puts them into a file, `sealed.writer` for those of a source that may be sensitive.
+    """
+
+    def __init__(self, folder: Path, write: Callable[[Path, bytes], object] = write_bytes) -> None:
+        self.folder, self._write = folder, write
+        found = sorted(folder.glob("*.bin*")) if folder.is_dir() else []
+        kept = [path for path in found if sealed.plain(path).suffix == ".bin"]
         self._files, self._bytes = len(kept), sum(path.stat().st_size for path in kept)
 
     def keep(self, content: bytes) -> str:
         """Store the bytes, once; returns their SHA-256. Beyond the limits, or without room, nothing else is kept."""
         name = hashlib.sha256(content).hexdigest()
         path = self.folder / f"{name}.bin"
-        if self._files >= _KEPT_FILES or self._bytes + len(content) > _KEPT_BYTES or os.path.lexists(path):
+        there = os.path.lexists(path) or os.path.lexists(path.with_name(path.name + sealed.SUFFIX))
+        if self._files >= _KEPT_FILES or self._bytes + len(content) > _KEPT_BYTES or there:
             return name
         try:
-            write_bytes(path, content)
+            self._write(path, content)
         except OSError as error:
             log.warning("%s: not kept (%s)", path, error.strerror)
             return name

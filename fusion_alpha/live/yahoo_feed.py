@@ -18,6 +18,7 @@ What Yahoo does, and what is done about it:
 Times of bars come in the exchange's zone and are handed over in UTC.
 """
 
+import json
 import math
 import queue
 import threading
@@ -37,7 +38,7 @@ from fusion_alpha.cleaning import TOLERANCE
 from fusion_alpha.config import Config
 from fusion_alpha.errors import InputError
 from fusion_alpha.live.clock import Hours
-from fusion_alpha.live.feed import Bar, Headline, History, Polled, Problem
+from fusion_alpha.live.feed import YEARS, Bar, Headline, History, Polled, Problem
 from fusion_alpha.live.guards import Quarantine, strict_json
 from fusion_alpha.live.http_feed import Refused, Unavailable, not_asked, tries
 from fusion_alpha.live.limits import Breaker
@@ -52,6 +53,7 @@ _PATIENCE = {True: pd.Timedelta(minutes=5), False: pd.Timedelta(seconds=30)}  # 
 _ASKERS = 4
 _KNOWN = 60  # bars of the history that an answer may be hung on
 _MOST = 500  # bars of a ticker that are remembered
+_LONGEST_ID = 60  # characters of an id; what is longer may be a text
 _OVERLAP = 5  # of them are asked for again with what is new
 
 Found = TypeVar("Found")
@@ -93,10 +95,12 @@ class YahooFeed:
         """Raises InputError where data=yahoo is not what the history comes from, and for what Yahoo cannot serve."""
         names = sorted(history.prices["ticker"].unique())
         _check(cfg, len(names))
-        self._cfg, self._live, self._hours, self._quarantine = cfg, cfg.live, Hours(cfg), quarantine
+        self._cfg, self._live, self._hours = cfg, cfg.live, Hours(cfg)
+        self._sensitive = cfg.data.source in cfg.privacy.sensitive
         self.delay_s = LAG.total_seconds() if self._hours.daily else 0.0
         warnings.filterwarnings("ignore", module="yfinance")  # of pandas, over its use of it: the terminal is a table
         self._write = sealed.writer(cfg)
+        self._quarantine = Quarantine(quarantine.folder, self._write)
         self._session = YahooSession(cfg.live, clock)
         self._market = yahoo.connect(self._session)
         self._breaker = Breaker(cfg.live.breaker_failures, cfg.live.breaker_rest_s, clock)
@@ -241,7 +245,8 @@ class YahooFeed:
         except YFException as error:
             kind, said = "unavailable", str(error)[:160]
         except yahoo.NO_TABLE as error:
-            kind, said = "malformed", f"{type(error).__name__}: {str(error)[:160]}"
+            what = "" if self._sensitive else f": {str(error)[:160]}"  # which may quote the answer
+            kind, said = "malformed", f"{type(error).__name__}{what}"
             kept = self._quarantine.keep(self._session.content)
         answer.failed = True
         answer.problems.append(Problem(kind, f"{symbol}: {said}", (symbol,), kept))
@@ -300,18 +305,25 @@ class YahooFeed:
         found = []
         lines = yahoo.remember(ticker.symbol, items, self._write)
         for line in lines[ticker.lines :]:
-            item = strict_json(line.encode())
+            item = json.loads(line)  # as ingest takes what it stored, NaN in a field that nobody reads and all
             published, title = yahoo.story(item)
-            time = parsing.instants(pd.Series([published or ""], dtype="str")).iloc[0]
-            if title is None or pd.isna(time):
-                rule = "title is text" if title is None else f"pubDate is {parsing.ZONED}"
-                said = f"headline {yahoo.identity(item)[:60]} of {ticker.symbol}: {rule}"
+            time = parsing.instants(pd.Series([parsing.well_formed(published or "")], dtype="str")).iloc[0]
+            if title is None or pd.isna(time) or time.year not in YEARS:
+                when = f"pubDate is {parsing.ZONED}, from {YEARS[0]} to {YEARS[-1]}"
                 kept = self._quarantine.keep(line.encode())
-                problems.append(Problem("rejected", said, (ticker.symbol,), kept))
+                said = f"headline {self._named(item, kept)} of {ticker.symbol}"
+                rule = "title is text" if title is None else when
+                problems.append(Problem("rejected", f"{said}: {rule}", (ticker.symbol,), kept))
             else:
                 found.append(Headline(ticker.symbol, yahoo.identity(item), time, title))
         ticker.lines = len(lines)
         return found
+
+    def _named(self, item: dict[str, Any], digest: str) -> str:
+        """The item's id; where it has none, or the source is sensitive, how its file in the quarantine begins."""
+        name = item.get("id") or item.get("uuid")
+        shown = isinstance(name, str | int) and len(str(name)) <= _LONGEST_ID and not self._sensitive
+        return str(name) if shown else digest[:12]
 
 
 def _check(cfg: Config, n_tickers: int) -> None:

@@ -19,6 +19,7 @@ from curl_cffi.requests import Response
 
 from fusion_alpha import cleaning, config, sources
 from fusion_alpha.live import guards, http_feed, journal, yahoo_feed, yahoo_session
+from fusion_alpha.live.clock import Hours
 from fusion_alpha.live.feed import History
 from fusion_alpha.live.folder_feed import FolderFeed
 from fusion_alpha.sources import yahoo
@@ -86,9 +87,25 @@ def _http(content: bytes, folder: Path) -> object:
     settings = replace(inputs.defaults().live, tries=1)
     feed = http_feed.HttpFeed("http://x/", ["TSLA"], "1m", settings, guards.Quarantine(folder / "kept"))
     feed._session = _Server(content)  # type: ignore[assignment]
-    polled = feed.poll(pd.Timestamp("2024-07-01T13:31:02Z"))
+    now = pd.Timestamp("2024-07-01T13:31:02Z")
+    polled = feed.poll(now)
     guards.SkewGuard(settings).judge(polled.server_utc, polled.received_utc)
-    return [guards.impossible(bar) for bar in polled.bars]
+    guard = guards.BarGuard(settings, _minutes())
+    guard.learn(_minutes_before())
+    return [guard.judge(guard.adjusted(bar), now) for bar in polled.bars]
+
+
+@cache
+def _minutes() -> Hours:
+    """The calendar, made once."""
+    return Hours(replace(inputs.defaults(), interval="1m"))
+
+
+def _minutes_before() -> pd.DataFrame:
+    """What the guards know before the minute of `_FEED`."""
+    closes = pd.date_range(end="2024-06-28T20:00Z", periods=30, freq="min").as_unit("us")
+    rows = pd.DataFrame({"ticker": "TSLA", "bar_close_utc": closes, "volume": 100.0})
+    return rows.assign(**dict.fromkeys(("open", "high", "low", "close", "adj_close"), 1.0))
 
 
 _FEED = {
@@ -177,11 +194,12 @@ def _yahoo(interval: str) -> tuple[yahoo_feed.YahooFeed, pd.DataFrame]:
 
 
 def _yahoo_live(interval: str) -> Callable[[bytes, Path], object]:
-    """Lines: headers, the answer with bars, the answer with headlines."""
+    """Lines: headers, the answer with bars, the answer with headlines, and all others of the store of headlines."""
 
     def read(content: bytes, folder: Path) -> object:
         feed, rows = _yahoo(interval)
-        lines = [*content.split(b"\n", 2), b"", b""]
+        lines = [*content.split(b"\n", 3), b"", b"", b""]
+        write(folder / yahoo.STORE / "TSLA.jsonl", lines[3])
         wire, ticker = feed._session, yahoo_feed._known("TSLA", rows)
         wire.headers_of_all, wire.bars, wire.news = _headers(lines[0], ("Date", "Retry-After", "Age")), *lines[1:3]
         wire._rest_until, feed._tickers, feed._quarantine = 0.0, {"TSLA": ticker}, guards.Quarantine(folder / "kept")
@@ -200,7 +218,8 @@ def _bars_of_yahoo(interval: str) -> bytes:
     rows += [(time, 101.0, 102.0, 100.0, 101.0, None, 100.5) for time in later[interval]]
     body = yahoo_server.chart("TSLA", rows, until="2024-03-05T15:01:20Z", interval=interval).body
     news = yahoo_server.stories(yahoo_server.story(1, "2024-03-05T15:00:00Z", "up")).body
-    return b"Tue, 05 Mar 2024 15:01:25 GMT||3\n" + body + b"\n" + news
+    stored = json.dumps(yahoo_server.story(2, "2024-03-05T14:00:00Z", "stored") | {"score": float("nan")}).encode()
+    return b"Tue, 05 Mar 2024 15:01:25 GMT||3\n" + body + b"\n" + news + b"\n" + stored + b"\n"
 
 
 TARGETS = {

@@ -57,11 +57,11 @@ def parser() -> argparse.ArgumentParser:
 
 def time(text: str) -> pd.Timestamp:
     try:
-        found = pd.Timestamp(text if re.match(_DAY, text) else "")
+        if not re.match(_DAY, text):
+            raise ValueError("no day")
+        found = pd.Timestamp(text)
     except ValueError:
-        found = pd.NaT
-    if pd.isna(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time as 2020-01-02 or 2020-01-02T15:00")
+        raise argparse.ArgumentTypeError(f"{text!r} is no time as 2020-01-02 or 2020-01-02T15:00") from None
     return found.tz_localize("UTC") if found.tzinfo is None else found.tz_convert("UTC")
 
 

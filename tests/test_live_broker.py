@@ -194,6 +194,27 @@ def test_a_book_that_does_not_follow_is_refused_with_its_place(kind, number, cha
     assert "--log FILE" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.update(close_utc="2019-12-00T00:00Z"),
+        lambda data: data.update(close_utc=None),
+        lambda data: data.update(close_utc="2019-12-02T00:50"),
+        lambda data: data.pop("book"),
+        lambda data: data.update(book=[]),
+        lambda data: data["book"].pop("orders"),
+        lambda data: data["book"].update(more=1),
+        lambda data: data["book"].update(cost="0"),
+        lambda data: data["book"].update(weights=None),
+        lambda data: data["book"]["orders"][0].update(fill_utc="soon"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_record_of_another_form_is_damage(change, number, journal):
+    with pytest.raises(Damaged, match="the book does not agree with its fills"):
+        reconciled(spoilt(journal, "bar", number, change))
+
+
 def test_a_fill_that_is_missing_or_too_many_is_refused(journal):
     fills = [number for number, one in enumerate(journal) if one.kind == "fill"]
     with pytest.raises(Damaged, match="1 orders were due, no fill"):

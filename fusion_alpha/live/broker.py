@@ -225,8 +225,13 @@ class Reconciliation:
         elif record.kind == "fill":
             self._fill = record.data
         elif record.kind == "bar":
-            after = Book.restored(record.data["book"])
-            wrong = _disagreement(self.book, after, record.data["close_utc"], self._fill)
+            try:
+                close, after = pd.Timestamp(record.data["close_utc"]), Book.restored(record.data["book"])
+                if close.tzinfo is None:  # nor has a time that is none
+                    raise ValueError("its close has no time zone")
+                wrong = _disagreement(self.book, after, close, self._fill)
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+                wrong = f"it is not as a router writes it ({type(error).__name__}: {error})"
             if wrong:
                 raise Damaged(
                     f"the book does not agree with its fills: {wrong}",
@@ -235,7 +240,7 @@ class Reconciliation:
                     rule="a book is the one before it, moved by prices and changed by fills",
                     remedy="keep the file for inspection and start with another one: --log FILE",
                 )
-            self.close, self.book, self._fill = pd.Timestamp(record.data["close_utc"]), after, None
+            self.close, self.book, self._fill = close, after, None
 
     def _require_same(self, started: dict[str, Any]) -> None:
         for name, value in self._about.items():
@@ -257,9 +262,8 @@ def reconciled(records: Iterable[Record], file: Path | None = None) -> tuple[pd.
     return found.close, found.book
 
 
-def _disagreement(before: Book, after: Book, close_utc: str, fill: dict[str, Any] | None) -> str:
+def _disagreement(before: Book, after: Book, close: pd.Timestamp, fill: dict[str, Any] | None) -> str:
     """What of the book after a bar does not follow; empty where all does. Equal to the bit: the sums are the same."""
-    close = pd.Timestamp(close_utc)
     due = [order for order in before.orders if pd.Timestamp(order.fill_utc) < close]
     left = [order for order in before.orders if order not in due]
     if bool(due) != (fill is not None):

@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 RAW = Path("data/raw")
 JOURNAL = Path(".cache/rotation.json")  # of a rotation under way, in the main checkout
 
+_QUARANTINES = "*.quarantine/*"  # of live_router.py, beside its journal
 _HEADER = b"age-encryption.org/v1"
 
 Journal = dict[str, dict[str, Any]]  # by file: every hash that it was given, and the keys of the last
@@ -188,11 +189,12 @@ def _reseal(folder: Path, entry: dict[str, Any], keys: list[str], done: Journal,
 
 
 def _beside(cfg: Config) -> list[Path]:
-    """Sealed files of the source that are no raw ones: the store of headlines, a sealed folder of the user's own."""
+    """Sealed files that are no raw ones: the store of headlines, a sealed folder of the user's own, quarantines."""
     folder = stage.root() / yahoo.STORE if cfg.data.source == "yahoo" else None
     if cfg.data.csv is not None:
         folder = stage.root() / Path(cfg.data.csv.folder).expanduser()
-    return sorted(folder.rglob(f"*{sealed.SUFFIX}")) if folder else []
+    found = sorted(folder.rglob(f"*{sealed.SUFFIX}")) if folder else []
+    return found + sorted(stage.root().glob(f"{_QUARANTINES}{sealed.SUFFIX}"))
 
 
 def in_the_clear(cfg: Config, folder: Path = RAW) -> Iterator[str]:
@@ -211,7 +213,7 @@ def in_the_clear(cfg: Config, folder: Path = RAW) -> Iterator[str]:
     if cfg.data.source == "yahoo":
         for path in _plain((stage.root() / yahoo.STORE).rglob("*")):
             yield f"{path}: headlines kept; `seal` it, or delete it: Yahoo may serve them no more"
-    for path in _plain(stage.root().glob("*.quarantine/*")):
+    for path in _plain(stage.root().glob(_QUARANTINES)):
         yield f"{path}: what a feed said to the live router; look at it, then `seal` or delete it"
     if cfg.data.csv is not None:
         own = stage.root() / Path(cfg.data.csv.folder).expanduser()

@@ -493,6 +493,17 @@ def test_interrupted_twice_with_another_key_in_between(tmp_path, folder, monkeyp
     assert open_for(third, monkeypatch) == before
 
 
+def test_a_rotation_takes_what_the_live_router_put_aside_with_it(folder, monkeypatch, tmp_path):
+    ingest.main(csv(folder))
+    kept = Path("live.quarantine/0a.bin.age")
+    files.write_bytes(kept, sealed.seal(b"no answer", [str(OLD.to_public())]))
+    both(tmp_path, monkeypatch)
+    privacy.rotate(csv(folder, to=(NEW,)))
+    monkeypatch.delenv(sealed.IDENTITY_FILE)
+    monkeypatch.setenv(sealed.IDENTITY, str(NEW))
+    assert sealed.unseal(kept.read_bytes(), str(kept)) == b"no answer"
+
+
 def test_rotation_refuses_what_it_does_not_know(tmp_path, folder, monkeypatch):
     with pytest.raises(InputError, match="no sealed raw data"):
         privacy.rotate(csv(folder))

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from requests.adapters import HTTPAdapter
-from urllib3.connectionpool import HTTPConnectionPool
 
 
 class Connections(HTTPAdapter):
@@ -37,9 +36,9 @@ class Connections(HTTPAdapter):
         finally:
             timer.cancel()
 
-    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> HTTPConnectionPool:
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
         """As requests has it; the pool's connections are watched from here on."""
-        pool: HTTPConnectionPool = super().get_connection_with_tls_context(*arguments, **options)
+        pool: Any = super().get_connection_with_tls_context(*arguments, **options)
         if not hasattr(pool.ConnectionCls, "watched"):
             pool.ConnectionCls = self._watched(pool.ConnectionCls)
         return pool
@@ -47,12 +46,13 @@ class Connections(HTTPAdapter):
     def _watched(self, kind: Any) -> Any:
         watch = self._watch
 
-        class Watched(kind):  # type: ignore[misc]
+        class Watched(kind):
             watched = True
 
             def connect(self) -> None:
                 super().connect()
-                watch(getattr(self.sock, "socket", self.sock))  # TLS within TLS has the socket inside
+                opened: Any = self.sock
+                watch(getattr(opened, "socket", opened))  # TLS within TLS has the socket inside
 
         return Watched
 

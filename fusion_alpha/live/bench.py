@@ -16,7 +16,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from fusion_alpha.live.clock import SteppedClock
 from fusion_alpha.live.feed import Headline, History, Polled, TableFeed
 from fusion_alpha.live.journal import Journal
 from fusion_alpha.live.monitor import Metrics
-from fusion_alpha.live.switch import KillSwitch
+from fusion_alpha.live.switch import KillSwitch, Stop
 from fusion_alpha.live.texts import Texts
 from fusion_alpha.stage import console
 from fusion_alpha.text import text_hash
@@ -95,7 +94,7 @@ class PacedClock(SteppedClock):
         super().__init__(start)
         self._speed = speed
 
-    def wait(self, seconds: float, stop: Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         stop.wait(seconds / self._speed)
         super().wait(seconds, stop)
 

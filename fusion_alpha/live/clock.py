@@ -4,7 +4,6 @@ Instants are UTC. Waiting ends early when `stop` is set.
 """
 
 import math
-import threading
 import time
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from fusion_alpha import sessions
 from fusion_alpha.config import Config
+from fusion_alpha.live.switch import Stop
 
 _SPAN = pd.Timedelta(days=30)  # of calendar that is looked up at a time
 _MARGIN = 15 * 86_400_000_000  # microseconds, longer than any closure of an exchange
@@ -29,7 +29,7 @@ class Clock(Protocol):
 
     def now(self) -> pd.Timestamp: ...
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         """Let `seconds` of this clock pass, or less when `stop` is set."""
         ...
 
@@ -46,7 +46,7 @@ class WallClock:
     def now(self) -> pd.Timestamp:
         return pd.Timestamp.now("UTC").as_unit("us")
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         stop.wait(max(seconds, 0.0))
 
     def skip(self, time: pd.Timestamp) -> None:
@@ -65,7 +65,7 @@ class SimulatedClock:
         passed = 0.0 if self._began is None else (time.monotonic() - self._began) * self.speed
         return (self._start + pd.Timedelta(seconds=passed)).as_unit("us")
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         self._began = time.monotonic() if self._began is None else self._began
         stop.wait(max(seconds, 0.0) / self.speed)
 
@@ -84,7 +84,7 @@ class SteppedClock:
     def now(self) -> pd.Timestamp:
         return self._now
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
+    def wait(self, seconds: float, stop: Stop) -> None:
         self._now = (self._now + pd.Timedelta(seconds=max(seconds, 0.0))).as_unit("us")
 
     def skip(self, time: pd.Timestamp) -> None:

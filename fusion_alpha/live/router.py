@@ -11,7 +11,6 @@ that is held and has no signal is closed by a decision on others; where nothing 
 
 import gc
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from fusion_alpha.live.journal import Entry, Journal, JournalError, Record, latc
 from fusion_alpha.live.model import Engine, config_sha256
 from fusion_alpha.live.monitor import Metrics
 from fusion_alpha.live.state import State
-from fusion_alpha.live.switch import KillSwitch
+from fusion_alpha.live.switch import KillSwitch, Stop
 from fusion_alpha.live.texts import Texts
 from fusion_alpha.tables import schema
 from fusion_alpha.trading import decide
@@ -98,7 +97,7 @@ class Router:
 
     def __init__(self, parts: Parts, tickers: list[str], once: bool = False) -> None:
         self.parts, self.tickers, self.once = parts, tickers, once
-        self.stop = threading.Event()
+        self.stop = Stop()
         self.waiting = False  # in a call that a signal may interrupt
         self.rows: dict[str, Row] = {}
         self.failed: str | None = None  # why the journal cannot be written

@@ -10,7 +10,7 @@ INSTALL := python -c 'import subprocess, sys, tomllib; \
   asked = project["dependencies"] if not sys.argv[1:] else parts.get(sys.argv[1]) or sys.exit("NAME is one of " + ", ".join(parts)); \
   options = ["--quiet", "--disable-pip-version-check", "--constraint", "requirements.txt"]; \
   sys.exit(subprocess.call([sys.executable, "-m", "pip", "install", *options, *asked]))'
-SECRETS := detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines '^\W*integrity\W{1,4}sha512-[0-9A-Za-z+/]{86}==\W*$$' --exclude-secrets '^(local(-only)?|AGE-SECRET-KEY-1)$$'
+SECRETS := detect-secrets-hook --disable-plugin HexHighEntropyString --exclude-lines '^\W*integrity\W{1,4}sha512-[0-9A-Za-z+/]{86}==\W*$$' --exclude-secrets '^(local(-only)?|AGE-SECRET-KEY-1|explain analyze create persistent [a-z ()]+)$$'
 KEYS := AGE-SECRET-KEY-(PQ-)?1[0-9A-Za-z]{40}|(secret_access_key|SECRET_ACCESS_KEY) ?[=:] ?[0-9A-Za-z/+]{20}
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export DVC_NO_ANALYTICS := true

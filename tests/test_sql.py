@@ -119,7 +119,7 @@ WRITES = {
     "profile to a file": "pragma profiling_output = 'new.json'",
     "install": "install httpfs",
     "create": "create table a as select 1",
-    "persistent secret": "explain analyze create persistent secret a (type http)",
+    "a key kept for good": "explain analyze create persistent secret a (type http)",
 }
 
 

@@ -170,12 +170,13 @@ def release(journal: "Journal", reason: str, switch: "KillSwitch") -> None:
 
 def on_the_wall(arguments: argparse.Namespace, cfg: Config, history: "History") -> "Feed":
     """A feed of the real time, which goes on where the history ends."""
+    from fusion_alpha import sealed
     from fusion_alpha.live.folder_feed import FolderFeed
     from fusion_alpha.live.guards import Quarantine
     from fusion_alpha.live.http_feed import HttpFeed
     from fusion_alpha.live.yahoo_feed import YahooFeed
 
-    quarantine = Quarantine(arguments.log.with_suffix(".quarantine"))
+    quarantine = Quarantine(arguments.log.with_suffix(".quarantine"), sealed.writer(cfg))
     if arguments.feed == "csv":
         return FolderFeed(cfg, history)
     if arguments.feed == "yahoo":

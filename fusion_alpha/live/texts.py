@@ -27,7 +27,7 @@ from fusion_alpha.text.encoders import LABELS, Encoder, create, encode
 log = logging.getLogger(__name__)
 
 _CACHE = ".cache/embeddings"
-_REMEMBERED = 10_000  # items that a repeated one is known by
+_REMEMBERED = 2_000  # items that a repeated one is known by at least; the tables know every other
 _BATCH = 8  # headlines at a time: what has begun is not interrupted
 
 
